@@ -1,0 +1,1 @@
+"""The control plane: objects in, snapshots and certificates out."""

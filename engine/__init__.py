@@ -1,0 +1,1 @@
+"""The native data path: C behind one border header, bound with cffi."""
