@@ -1,0 +1,65 @@
+"""The gRPC channel of a node's process to the controller.
+
+Who we are is a client certificate, a bearer token, or both; who the controller is, its certificate says against the
+mesh root. Files are read again each time a channel is made, so a renewed credential needs no restart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+# HTTP/2 keepalive of reference 3.1: a controller that vanished without a word is noticed within 40 s.
+_KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 200 << 20),  # what the protocol allows for one response
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+
+
+class CredentialFault(Exception):
+    """A credential file is missing or unreadable; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where a process finds what it shows to the controller and what it trusts."""
+
+    directory: Path  # roots.pem, and cert.pem with key.pem unless only a token is used
+    token: Path | None = None
+    cluster_id: str = "Kubernetes"
+
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """Call metadata; the token is read anew, because kubelet replaces it."""
+        found = [("clusterid", self.cluster_id)]
+        if self.token is not None:
+            found.append(("authorization", f"Bearer {_read(self.token).decode().strip()}"))
+        return found
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """TLS credentials for a new channel; raises CredentialFault."""
+        roots = _read(self.directory / "roots.pem")
+        certificate = self.directory / "cert.pem"
+        if self.token is not None and not certificate.exists():
+            return grpc.ssl_channel_credentials(root_certificates=roots)
+        return grpc.ssl_channel_credentials(roots, _read(self.directory / "key.pem"), _read(certificate))
+
+
+def open_channel(address: str, name: str, credentials: Credentials) -> grpc.aio.Channel:
+    """A channel to the controller at `address`, whose certificate must carry the DNS name `name`."""
+    options = [*_KEEPALIVE, ("grpc.ssl_target_name_override", name)]
+    return grpc.aio.secure_channel(address, credentials.channel_credentials(), options=options)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CredentialFault(f"credential {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""What this node saw: one log line per connection, counters per edge, flow metrics of the kernel."""
