@@ -61,7 +61,9 @@ enum cv_reason {
 
 /* ----------------------------------------------------------------- tables
  * What decisions look up. A `cv_tables` is built or cloned by Python, changed, and then published; from then on it is
- * immutable. Objects have numbers that Python chose (never 0); a put replaces. A clone shares what did not change.
+ * immutable. Objects have numbers that Python chose (never 0, one space for workloads, services and policies); a put
+ * replaces whatever had the number, and either happens whole or fails and changes nothing (-ENOMEM, -EINVAL). A clone
+ * shares what did not change, so a clone for every change is the way to publish. `destroy` drops the caller's reference.
  */
 
 struct cv_tables;
@@ -77,6 +79,13 @@ struct cv_waypoint_ref {
 	uint8_t kind;
 	uint16_t port; /* HBONE port of the waypoint */
 	uint32_t number;
+	uint32_t weight; /* share of connections; only among the waypoints of a service */
+};
+
+/* An address range; a v4 range stands in its mapped form, so 10.0.0.0/8 has length 104. */
+struct cv_prefix {
+	uint8_t ip[16];
+	uint8_t length; /* 128: one address */
 };
 
 struct cv_workload {
@@ -86,9 +95,8 @@ struct cv_workload {
 	const char *namespace_;
 	const char *baggage; /* value of the `baggage` header that names it */
 	const char *network;
-	uint8_t hbone;        /* speaks HBONE on 15008 */
-	uint8_t host_network; /* not found by address */
-	uint8_t is_waypoint_for_all; /* reserved, 0 */
+	uint8_t hbone;  /* speaks HBONE on 15008 */
+	uint8_t hidden; /* not found by address: it shares the host's, or lives on another network */
 	struct cv_waypoint_ref waypoint;
 	const uint8_t (*addresses)[16];
 	uint32_t address_count;
@@ -98,9 +106,18 @@ struct cv_workload {
 
 struct cv_service_endpoint {
 	uint32_t workload;
+	/* 0: a member whatever its ports, which is how a service that is a waypoint is reached; weight 0: never chosen. */
 	uint16_t service_port;
 	uint16_t target_port;
 	uint32_t weight;
+};
+
+/* Which addresses of an endpoint may be dialled; values of the wire's IPFamilies. */
+enum cv_families {
+	CV_FAMILIES_ANY = 0,
+	CV_FAMILIES_IPV4 = 1,
+	CV_FAMILIES_IPV6 = 2,
+	CV_FAMILIES_DUAL = 3,
 };
 
 struct cv_service {
@@ -110,8 +127,10 @@ struct cv_service {
 	uint8_t passthrough; /* always to the original destination */
 	uint8_t namespace_only; /* seen only from its own namespace */
 	uint8_t canonical;
-	struct cv_waypoint_ref waypoint;
-	const uint8_t (*vips)[16];
+	uint8_t families; /* enum cv_families */
+	const struct cv_waypoint_ref *waypoints; /* none: no redirection */
+	uint32_t waypoint_count;
+	const struct cv_prefix *vips; /* on this node's network */
 	uint32_t vip_count;
 	/* Usable endpoints as seen from this node: health, locality and mode already applied by Python. */
 	const struct cv_service_endpoint *endpoints;
@@ -122,7 +141,7 @@ struct cv_service {
 	uint32_t subject_name_count;
 };
 
-/* A policy, flattened. Rules, clauses and matches are counted runs; see tables.c for the byte format. */
+/* A policy, flattened: engine/src/policy.h gives the byte format. A put checks it whole (-EINVAL). */
 struct cv_policy {
 	uint32_t number;
 	const char *name; /* "namespace/name" */
@@ -140,6 +159,9 @@ int cv_tables_put_service(struct cv_tables *tables, const struct cv_service *ser
 int cv_tables_put_policy(struct cv_tables *tables, const struct cv_policy *policy);
 int cv_tables_remove(struct cv_tables *tables, uint32_t number); /* -ENOENT when unknown */
 
+/* The workload that has an address on this node's network; 0: none. */
+uint32_t cv_tables_by_address(const struct cv_tables *tables, const uint8_t ip[16]);
+
 enum cv_route_kind {
 	CV_ROUTE_PLAIN = 0,
 	CV_ROUTE_HBONE = 1,
@@ -152,11 +174,15 @@ struct cv_route {
 	uint32_t workload;            /* chosen endpoint, 0 unknown */
 	uint32_t service;             /* 0: workload-addressed */
 	uint32_t next_hop;            /* workload whose identity the peer must show: the endpoint or its waypoint */
+	uint32_t next_hop_service;    /* service whose subject names the peer may show instead, 0: none */
 	struct cv_endpoint dial;      /* where TCP goes */
 	struct cv_endpoint authority; /* what CONNECT asks for */
 };
 
-/* `randomness` picks among endpoints, so that a test can choose. `source` is a workload number. */
+/*
+ * `randomness` picks among endpoints, so that a test can choose. `source` is a workload number. Always returns 0: what
+ * cannot be routed is refused with a reason, and the service and workload that were found stand in the result.
+ */
 int cv_tables_route(const struct cv_tables *tables, uint32_t source, const struct cv_endpoint *destination,
 		    uint64_t randomness, struct cv_route *ret);
 
@@ -167,11 +193,14 @@ struct cv_peer {
 
 struct cv_verdict {
 	uint8_t allow;
-	uint32_t policy;         /* that decided; 0: none applied */
+	uint32_t policy;         /* that decided, or the first ALLOW when none of them matched; 0: none applied */
 	uint32_t dry_run_policy; /* a dry-run policy that would have refused; 0: none */
 };
 
-/* May `peer` reach `destination` of the workload? */
+/*
+ * May `peer` reach `destination` of the workload? -ENOENT and a refusal when the workload is unknown. An identity that
+ * is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account> counts as none.
+ */
 int cv_tables_judge(const struct cv_tables *tables, uint32_t workload, const struct cv_peer *peer,
 		    const struct cv_endpoint *destination, struct cv_verdict *ret);
 
