@@ -5,6 +5,7 @@ that no other code ever finds itself in a foreign namespace.
 """
 
 import ctypes
+import fcntl
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
 SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14
+NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +53,14 @@ def inside(netns: int | str | Path, function: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def is_network_namespace(fd: int) -> bool:
+    """Whether a descriptor that somebody handed to us is a network namespace and nothing else."""
+    try:
+        return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def cookie_of_socket(sock: socket.socket) -> int:
