@@ -164,8 +164,7 @@ async def _encode(connection: h11.Connection, response: Response) -> AsyncIterat
         **response.headers,
     }
     head = connection.send(h11.Response(status_code=response.status, headers=list(headers.items())))
-    if connection.their_state is h11.ERROR or head is None:
-        return
+    assert head is not None, "h11 encodes every head"
     yield head
     if response.body and (data := connection.send(h11.Data(data=response.body))):
         yield data

@@ -37,7 +37,14 @@ def test_packets_are_those_of_the_reference_byte_for_byte(message: zds.Message, 
 def test_a_whole_conversation_reads_the_same_on_both_sides() -> None:
     agent, ztunnel = Connection(Role.AGENT), Connection(Role.ZTUNNEL)
     assert agent.receive(ztunnel.send(Hello())) == Hello()
-    for request, descriptors in [(POD, [7]), (Keep("uid-2"), []), (SnapshotSent(), []), (POD, [8]), (Del("uid-1"), [])]:
+    requests: list[tuple[zds.Request, list[int]]] = [
+        (POD, [7]),
+        (Keep("uid-2"), []),
+        (SnapshotSent(), []),
+        (POD, [8]),
+        (Del("uid-1"), []),
+    ]
+    for request, descriptors in requests:
         assert agent.may_ask
         assert ztunnel.receive(agent.send(request), descriptors) == request
         assert not agent.may_ask

@@ -1,0 +1,1 @@
+"""What several tests need: virtual time, certificates, small peers."""
