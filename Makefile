@@ -1,0 +1,103 @@
+# Everything a person does with this tree. `make help` lists it.
+#
+# `make demo` and `make test` set up all they need on a bare Debian 12 or Ubuntu 24.04 (root shell): system packages,
+# a virtual environment, the compiled engine. Nothing is installed outside of .venv but the packages of $(PACKAGES).
+
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+# bcc's Python module belongs to the system's interpreter, whatever else is first on PATH.
+SYSTEM_PYTHON := /usr/bin/python3
+
+PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libssl-dev libnghttp2-dev gcc make \
+	iproute2 nftables dnsmasq-base util-linux procps curl
+DEMO_PACKAGES := nginx-light redis-server redis-tools tshark
+TEST_PACKAGES := $(DEMO_PACKAGES) clang libclang-rt-dev socat openssl
+
+ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
+
+.PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto clean setup setup-test setup-dev packages-demo packages-test
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo          set up, start a two-node lab, run real traffic, print a checked report
+demo: packages-demo .venv/.installed
+	@$(PYTHON) -m cli demo
+
+## make test          set up and run every test (root)
+test: setup-test
+	@$(PYTHON) -m pytest tests
+
+## make check         format, lint, types, import contracts, unit tests; no root
+check: lint types imports unit
+
+lint: setup-dev
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
+
+types: setup-dev
+	@.venv/bin/mypy
+
+imports: setup-dev
+	@.venv/bin/lint-imports --no-cache
+
+unit: setup-test
+	@$(PYTHON) -m pytest tests/unit
+
+## make test-bpf      eBPF programs on real sockets and namespaces (root)
+test-bpf: setup-test
+	@$(PYTHON) -m pytest tests/bpf
+
+## make test-node     whole nodes in a lab (root)
+test-node: setup-test
+	@$(PYTHON) -m pytest tests/node
+
+## make test-interop  against Envoy and python-hyper's h2 (root)
+test-interop: setup-test
+	@$(PYTHON) -m pytest tests/interop
+
+## make bpf-info      verifier instructions and stack of every program (root)
+bpf-info: .venv/.installed
+	@$(PYTHON) -m bpf.loader info
+
+## make proto         generate mesh/wire/*_pb2.py from the .proto files
+proto: setup-dev
+	@$(PYTHON) -m mesh.wire.generate
+
+## make clean         remove what was built
+clean:
+	rm -rf .venv build *.egg-info engine/_border.c engine/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: packages .venv/.installed
+
+setup-test: packages-test .venv/.installed-test
+
+setup-dev: .venv/.installed-dev
+
+.venv/bin/python:
+	$(SYSTEM_PYTHON) -m venv --system-site-packages .venv
+	.venv/bin/pip install --quiet --upgrade pip
+
+.venv/.installed: .venv/bin/python pyproject.toml setup.py $(ENGINE_SOURCES)
+	.venv/bin/pip install --quiet --editable .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	.venv/bin/pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	.venv/bin/pip install --quiet --editable '.[test,dev]'
+	@touch $@
+
+# Called first, so that the virtual environment finds its interpreter and compiler.
+packages packages-demo packages-test: PACKAGE_LIST = $(PACKAGES)
+packages-demo: PACKAGE_LIST = $(PACKAGES) $(DEMO_PACKAGES)
+packages-test: PACKAGE_LIST = $(PACKAGES) $(TEST_PACKAGES)
+packages packages-demo packages-test:
+	@missing=$$(for p in $(PACKAGE_LIST); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing packages:" $$missing; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	fi

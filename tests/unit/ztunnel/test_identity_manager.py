@@ -1,0 +1,132 @@
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+
+from mesh.aio import Background
+from mesh.identity import Identity
+from tests.support.clock import run_virtual
+from tests.support.pki import Authority, pem
+from ztunnel.identity.manager import CaUnavailable, IdentityManager
+
+WEB = Identity("cluster.local", "shop", "web")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def now() -> datetime:
+    """Wall clock that moves with the loop's virtual time."""
+    return START + timedelta(seconds=asyncio.get_running_loop().time() - 1000)
+
+
+class FakeCa:
+    def __init__(self, ttl_s: int = 1000) -> None:
+        self.authority = Authority(clock=START)
+        self.ttl_s = ttl_s
+        self.asked_at: list[float] = []
+        self.failing = False
+        self.names: tuple[str, ...] | None = None
+
+    async def sign(self, identity: Identity, csr_pem: str) -> list[str]:
+        self.asked_at.append(asyncio.get_running_loop().time() - 1000)
+        if self.failing:
+            raise CaUnavailable("CA answered UNAVAILABLE: down for the test")
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+        names = self.names or (str(identity),)
+        key = request.public_key()
+        leaf = self.authority.leaf(*names, key=key, not_before=now(), not_after=now() + timedelta(seconds=self.ttl_s))  # type: ignore[arg-type]
+        return [pem(leaf), self.authority.pem]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.held: dict[str, str] = {}
+        self.puts = 0
+
+    def put_identity(self, identity: str, chain_pem: str, key_pem: str, roots_pem: str) -> None:
+        assert "PRIVATE KEY" in key_pem
+        assert "BEGIN CERTIFICATE" in roots_pem
+        self.held[identity] = chain_pem
+        self.puts += 1
+
+    def remove_identity(self, identity: str) -> None:
+        del self.held[identity]
+
+
+async def with_manager(ca: FakeCa, sink: Sink, seconds: float, release_after: float | None = None) -> IdentityManager:
+    async with Background() as background:
+        manager = IdentityManager(ca, sink, background, clock=now)
+        manager.acquire(WEB)
+        if release_after is not None:
+            await asyncio.sleep(release_after)
+            manager.release(WEB)
+        await asyncio.sleep(seconds - (release_after or 0))
+        return manager
+
+
+def test_a_certificate_is_renewed_at_half_life() -> None:
+    ca, sink = FakeCa(ttl_s=1000), Sink()
+    run_virtual(with_manager(ca, sink, 1100))
+    assert [round(at) for at in ca.asked_at] == [0, 500, 1000]
+    assert sink.puts == 3
+
+
+def test_retries_back_off_and_the_old_certificate_serves_until_it_expires() -> None:
+    ca, sink = FakeCa(ttl_s=1000), Sink()
+
+    async def run() -> None:
+        async with Background() as background:
+            manager = IdentityManager(ca, sink, background, clock=now)
+            manager.acquire(WEB)
+            await asyncio.sleep(100)
+            ca.failing = True
+            await asyncio.sleep(890)  # 990: renewal failed since 500
+            assert str(WEB) in sink.held
+            await asyncio.sleep(200)  # 1190: expired at 1000
+            assert str(WEB) not in sink.held
+            assert manager.pending == [WEB]
+            ca.failing = False
+            manager.hurry(WEB)
+            await asyncio.sleep(2)
+            assert str(WEB) in sink.held
+
+    run_virtual(run())
+    gaps = [b - a for a, b in zip(ca.asked_at[1:-1], ca.asked_at[2:], strict=False)]
+    assert max(gaps) <= 181
+    assert gaps[0] < 1.0
+    assert gaps[3] > gaps[0]
+    assert len(ca.asked_at) < 25
+
+
+def test_a_certificate_for_somebody_else_is_not_used() -> None:
+    ca, sink = FakeCa(), Sink()
+    ca.names = ("spiffe://cluster.local/ns/shop/sa/other",)
+    manager = run_virtual(with_manager(ca, sink, 5))
+    assert sink.held == {}
+    _, error = manager.certificates()[WEB]
+    assert "asked for was spiffe://cluster.local/ns/shop/sa/web" in error
+
+
+def test_the_last_release_takes_the_certificate_away() -> None:
+    ca, sink = FakeCa(ttl_s=100), Sink()
+    run_virtual(with_manager(ca, sink, 500, release_after=10))
+    assert sink.held == {}
+    assert len(ca.asked_at) == 1
+
+
+@pytest.mark.parametrize("waiting", [1, 50])
+def test_hurrying_never_floods_the_ca(waiting: int) -> None:
+    ca, sink = FakeCa(), Sink()
+    ca.failing = True
+
+    async def run() -> None:
+        async with Background() as background:
+            manager = IdentityManager(ca, sink, background, clock=now)
+            manager.acquire(WEB)
+            for _ in range(100):
+                for _ in range(waiting):
+                    manager.hurry(WEB)
+                await asyncio.sleep(0.1)
+
+    run_virtual(run())
+    assert 10 <= len(ca.asked_at) <= 21  # ten seconds, at most one try each half second
