@@ -1,0 +1,129 @@
+"""Delta xDS from the controller: one stream, connected again whenever it ends (reference 3.1, 3.2, 9.3).
+
+What was learned stays in force while the controller is away. The protocol itself is `mesh.xds.Subscriber`; here is the
+transport, the backoff and the node's name.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+
+from mesh import xds
+from mesh.channel import CredentialFault
+from mesh.wire import discovery_pb2
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.02
+BACKOFF_MAX_S = 15.0
+
+ENDS = ("connection_error", "error", "reconnect", "complete")
+
+# The stubs do not name it.
+_END: Any = cast(Any, grpc.aio).EOF
+
+Apply = Callable[[xds.Update], Mapping[str, str]]
+Open = Callable[[], tuple[grpc.aio.Channel, tuple[tuple[str, str], ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """How this process names itself to the control plane."""
+
+    node: str
+    pod_name: str
+    pod_namespace: str
+    instance_ip: str
+    cluster_id: str
+
+    def message(self) -> discovery_pb2.Node:
+        """The `node` of the first request of each type."""
+        node = discovery_pb2.Node(
+            id=f"ztunnel~{self.instance_ip}~{self.pod_name}.{self.pod_namespace}"
+            f"~{self.pod_namespace}.svc.cluster.local"
+        )
+        node.metadata.update(
+            {
+                "NAME": self.pod_name,
+                "NAMESPACE": self.pod_namespace,
+                "INSTANCE_IPS": self.instance_ip,
+                "NODE_NAME": self.node,
+                "CLUSTER_ID": self.cluster_id,
+            }
+        )
+        return node
+
+
+class AdsClient:
+    """Keeps the stream; `apply` is called for each response, from the event loop, and says what it refuses."""
+
+    def __init__(self, node: NodeIdentity, open_channel: Open, apply: Apply) -> None:
+        self._subscriber = xds.Subscriber(node.message(), [xds.ADDRESS_TYPE, xds.AUTHORIZATION_TYPE])
+        self._open_channel = open_channel
+        self._apply = apply
+        self._backoff = BACKOFF_FIRST_S
+        self.synced = asyncio.Event()  # both types were answered at least once
+        self.connected = False
+        self.last_error = "not connected yet"
+        self.terminations = dict.fromkeys(ENDS, 0)
+        self.messages: dict[str, int] = {}
+        self.message_bytes: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Stream for as long as the task lives."""
+        while True:
+            try:
+                await self._stream_once()
+                self._ended("complete", "the controller closed the stream")
+            except grpc.aio.AioRpcError as error:
+                kind = "connection_error" if error.code() is grpc.StatusCode.UNAVAILABLE else "error"
+                self._ended(kind, f"{error.code().name}: {error.details()}")
+            except (xds.RemoteProtocolError, CredentialFault) as error:
+                self._ended("error", str(error))
+            await asyncio.sleep(self._backoff * random.uniform(0.8, 1.2))
+            self._backoff = min(self._backoff * 2, BACKOFF_MAX_S)
+
+    def _ended(self, kind: str, sentence: str) -> None:
+        self.connected = False
+        self.last_error = sentence
+        self.terminations[kind] += 1
+        log.warning("controller stream ended: %s; next try in %.2f s", sentence, self._backoff)
+
+    async def _stream_once(self) -> None:
+        channel, metadata = self._open_channel()
+        method = channel.stream_stream(
+            xds.DELTA_METHOD,
+            request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=None,
+        )
+        call: Any = cast(Any, method)(metadata=metadata)  # the stubs know only calls with a request iterator
+        try:
+            for request in self._subscriber.open():
+                await call.write(request)
+            while (raw := await call.read()) is not _END:
+                await call.write(self._receive(raw))
+        finally:
+            call.cancel()
+
+    def _receive(self, raw: bytes) -> discovery_pb2.DeltaDiscoveryRequest:
+        response = discovery_pb2.DeltaDiscoveryResponse.FromString(raw)
+        if not self.connected:
+            self.connected = True
+            self._backoff = BACKOFF_FIRST_S
+            log.info("controller stream established")
+        update = self._subscriber.receive(response)
+        self.messages[update.type_url] = self.messages.get(update.type_url, 0) + 1
+        self.message_bytes[update.type_url] = self.message_bytes.get(update.type_url, 0) + len(raw)
+        refused = self._apply(update)
+        for name, reason in refused.items():
+            log.warning("resource %s refused: %s", name, reason)
+        answer = self._subscriber.answer(update, refused)
+        if self._subscriber.is_synced:
+            self.synced.set()
+        return answer
