@@ -1,1 +1,4 @@
-"""eBPF programs that steer pods' TCP, their loader, and the plane of pinned maps and links."""
+"""The kernel tier: programs that steer connections, the maps they share with user space, and who loads them.
+
+`bpf.loader` is a short-lived process and the only place that imports bcc; `bpf.plane` is what long-lived processes use.
+"""

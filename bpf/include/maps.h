@@ -134,8 +134,8 @@ struct cv_edge_stats {
 	__u64 opened;
 	__u64 closed;
 	__u64 failed[4]; /* by enum cv_failure */
-	__u64 sent;      /* bytes acknowledged by the other end */
-	__u64 received;
+	__u64 sent;     /* payload bytes from source towards destination, whichever end of the socket counts them */
+	__u64 received; /* payload bytes from destination towards source */
 	__u64 retransmits;
 	__u64 connect_us_sum;
 	__u64 rtt_us_sum;
@@ -143,7 +143,16 @@ struct cv_edge_stats {
 	__u64 rtt_us[24];
 };
 
-/* sk_storage `flows`: what of a counted socket is in `edges` already. */
+enum cv_flow_flag {
+	CV_FLOW_ACTIVE = 1,       /* this socket connected: the kernel's bytes_acked holds its SYN too */
+	CV_FLOW_FIN_ACKED = 2,    /* bytes_acked holds our FIN */
+	CV_FLOW_FIN_RECEIVED = 4, /* bytes_received holds their FIN */
+};
+
+/*
+ * sk_storage `flows`: what of a counted socket is in `edges` already, as the socket itself sees it: `sent` is what
+ * left this socket (payload only, without the SYN that bytes_acked holds on an ACTIVE one).
+ */
 struct cv_flow {
 	__u64 connect_ns;
 	__u64 sent;
@@ -151,13 +160,13 @@ struct cv_flow {
 	__u64 retransmits;
 	__u64 sampled_ns;
 	__u32 opened;
-	__u32 reserved;
+	__u32 flags; /* enum cv_flow_flag */
 };
 
 /* per-CPU array `counters`: one slot per exit of a program. */
 enum cv_counter {
 	CV_COUNT_CONNECT_CAPTURED = 0,
-	CV_COUNT_CONNECT_PASSED,          /* enrolled pod, loopback or own address */
+	CV_COUNT_CONNECT_PASSED,          /* enrolled pod: loopback, own address or multicast; or it drains */
 	CV_COUNT_CONNECT_OWN,             /* ztunnel's own socket */
 	CV_COUNT_CONNECT_PROBE,           /* the node's netns towards a local pod */
 	CV_COUNT_CONNECT_REFUSED_NOTE,    /* no room for the note */
@@ -166,7 +175,7 @@ enum cv_counter {
 	CV_COUNT_CARRY_PUBLISHED,
 	CV_COUNT_CARRY_MOVED,
 	CV_COUNT_CARRY_DROPPED,           /* connector closed before anyone accepted */
-	CV_COUNT_CARRY_FULL,              /* `inflight` or `expected` full */
+	CV_COUNT_CARRY_FULL,              /* `inflight` or `expected` full, or no room for the acceptor's note */
 	CV_COUNT_INBOUND_LOOPBACK,
 	CV_COUNT_INBOUND_EXPECTED,
 	CV_COUNT_INBOUND_STEERED,
@@ -174,8 +183,8 @@ enum cv_counter {
 	CV_COUNT_INBOUND_REFUSED,         /* ztunnel away, pod refuses */
 	CV_COUNT_INBOUND_UNKNOWN_ADDRESS, /* an address of the pod that nobody announced: refused */
 	CV_COUNT_INBOUND_BAD_LISTENER,    /* sk_assign failed: refused */
-	CV_COUNT_EDGE_OVERFLOW,           /* `edges` full */
-	CV_COUNT_EVENT_DROPPED,           /* ring buffer full */
+	CV_COUNT_EDGE_OVERFLOW,           /* `edges` full: counted on the edge from 0 to 0; or no room to count a socket */
+	CV_COUNT_INBOUND_DRAINING,        /* pod drains: its own listeners answer, save for 15008 */
 	CV_COUNTERS,
 };
 
