@@ -1,0 +1,1 @@
+"""Cluster objects as the controller's own types, and the one store of them."""

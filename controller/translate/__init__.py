@@ -1,0 +1,1 @@
+"""Objects to the resources that node proxies get: pure functions, no state, no I/O."""
