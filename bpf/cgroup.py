@@ -16,7 +16,7 @@ class NoCgroupRoot(Exception):
 
 
 def _unescape(field: str) -> str:
-    """mountinfo writes blanks and backslashes as octal."""
+    """The mount table writes blanks and backslashes as octal."""
     return field.encode().decode("unicode_escape") if "\\" in field else field
 
 

@@ -9,12 +9,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from bpf import kernel
+from bpf import kernel, links
 from bpf.layout import (
     CAddress,
     CEdge,
@@ -27,15 +26,37 @@ from bpf.layout import (
     CNote,
     Counter,
     CPod,
+    CTuple,
     Direction,
     Failure,
+    FlowFlag,
     NoteKind,
     PodFlag,
+    Port,
 )
-from bpf.lock import changing
 from bpf.manifest import Manifest, boot_id
 from bpf.paths import BPFFS, RUNTIME, NodePaths
+from bpf.records import Address, EdgeKey, EdgeStats, Flow, Note, Pod
 from mesh.addresses import IPAddress, from_bytes16, to_bytes16
+
+__all__ = [
+    "Address",
+    "Counter",
+    "Direction",
+    "EdgeKey",
+    "EdgeStats",
+    "Failure",
+    "Flow",
+    "FlowFlag",
+    "MapFull",
+    "Note",
+    "NoteKind",
+    "Plane",
+    "PlaneUnavailable",
+    "Pod",
+    "PodFlag",
+    "Port",
+]
 
 MAPS = (
     "addresses",
@@ -51,8 +72,6 @@ MAPS = (
     "pods",
     "workloads",
 )
-ATTACH_SK_LOOKUP = 36
-_NO_ADDRESS = bytes(16)
 
 
 class PlaneUnavailable(Exception):
@@ -61,108 +80,6 @@ class PlaneUnavailable(Exception):
 
 class MapFull(Exception):
     """A map has no room for another entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """An entry of `pods`."""
-
-    netns: int
-    ip4: IPAddress | None
-    ip6: IPAddress | None
-    flags: PodFlag
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An entry of `addresses`."""
-
-    netns: int
-    flags: PodFlag
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What a socket carries. `address` and `port` are the destination dialled, or the true client."""
-
-    kind: NoteKind
-    address: IPAddress | None = None
-    port: int = 0
-    netns: int = 0
-    direction: Direction = Direction.NONE
-    source: int = 0
-    destination: int = 0
-    cookie: int = 0
-
-    def pack(self) -> bytes:
-        """The kernel's form."""
-        raw = CNote(
-            cookie=self.cookie,
-            netns=self.netns,
-            orig_port=socket.htons(self.port),
-            kind=self.kind,
-            direction=self.direction,
-            source=self.source,
-            destination=self.destination,
-        )
-        if self.address is not None:
-            raw.orig[:] = to_bytes16(self.address)
-        return bytes(raw)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> "Note":
-        """From the kernel's form."""
-        raw = CNote.from_buffer_copy(data)
-        return cls(
-            kind=NoteKind(raw.kind),
-            address=_address_or_none(bytes(raw.orig)),
-            port=socket.ntohs(raw.orig_port),
-            netns=raw.netns,
-            direction=Direction(raw.direction),
-            source=raw.source,
-            destination=raw.destination,
-            cookie=raw.cookie,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """What of a socket stands in its edge already, as the socket sees it."""
-
-    sent: int
-    received: int
-    retransmits: int
-    is_opened: bool
-    flags: int
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeKey:
-    """From one workload to another, by number (0: unknown)."""
-
-    source: int
-    destination: int
-    direction: Direction
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeStats:
-    """The figures of an edge, summed over CPUs. `sent` goes from source to destination."""
-
-    opened: int
-    closed: int
-    failed: Mapping[Failure, int]
-    sent: int
-    received: int
-    retransmits: int
-    connect_us_sum: int
-    rtt_us_sum: int
-    connect_us: tuple[int, ...] = field(repr=False)  # bucket i: [2^i, 2^(i+1)) microseconds
-    rtt_us: tuple[int, ...] = field(repr=False)
-
-
-def _address_or_none(raw: bytes) -> IPAddress | None:
-    return None if raw == _NO_ADDRESS else from_bytes16(raw)
 
 
 def possible_cpus() -> int:
@@ -220,10 +137,7 @@ class Plane:
 
     def enrol(self, netns: int, ip4: IPAddress | None, ip6: IPAddress | None, flags: PodFlag) -> None:
         """Put a pod, or change its flags."""
-        raw = CPod(flags=flags)
-        raw.ip4[:] = to_bytes16(ip4) if ip4 is not None else _NO_ADDRESS
-        raw.ip6[:] = to_bytes16(ip6) if ip6 is not None else _NO_ADDRESS
-        self._put("pods", struct.pack("=Q", netns), bytes(raw))
+        self._put("pods", struct.pack("=Q", netns), Pod(netns, ip4, ip6, flags).pack())
 
     def set_flags(self, netns: int, flags: PodFlag) -> None:
         """Change what is done to an enrolled pod's connections; raises KeyError when it is not enrolled."""
@@ -238,13 +152,13 @@ class Plane:
     def pod(self, netns: int) -> Pod | None:
         """One enrolled pod."""
         raw = kernel.map_lookup(self._fds["pods"], struct.pack("=Q", netns), ctypes.sizeof(CPod))
-        return None if raw is None else self._pod(netns, raw)
+        return None if raw is None else Pod.unpack(netns, raw)
 
     def pods(self) -> dict[int, Pod]:
         """Every enrolled pod by netns cookie."""
         entries = kernel.map_batch(self._fds["pods"], 8, ctypes.sizeof(CPod))
         cookies = ((struct.unpack("=Q", key)[0], raw) for key, raw in entries)
-        return {netns: self._pod(netns, raw) for netns, raw in cookies}
+        return {netns: Pod.unpack(netns, raw) for netns, raw in cookies}
 
     def unenrol(self, netns: int) -> None:
         """Forget a pod: capture first, then its link, addresses, fallback, listeners and expected tuples."""
@@ -257,12 +171,6 @@ class Plane:
         for port in self.listeners(netns):
             self.remove_listener(netns, port)
         self._forget_expected(netns)
-
-    @staticmethod
-    def _pod(netns: int, raw: bytes) -> Pod:
-        pod = CPod.from_buffer_copy(raw)
-        ip4, ip6 = _address_or_none(bytes(pod.ip4)), _address_or_none(bytes(pod.ip6))
-        return Pod(netns, ip4, ip6, PodFlag(pod.flags))
 
     def _forget_expected(self, netns: int) -> None:
         fd = self._fds["expected"]
@@ -380,10 +288,7 @@ class Plane:
         """What was counted of a socket so far."""
         fd = sock if isinstance(sock, int) else sock.fileno()
         raw = kernel.map_lookup(self._fds["flows"], struct.pack("=i", fd), ctypes.sizeof(CFlow))
-        if raw is None:
-            return None
-        flow = CFlow.from_buffer_copy(raw)
-        return Flow(flow.sent, flow.received, flow.retransmits, bool(flow.opened), flow.flags)
+        return None if raw is None else Flow.unpack(raw)
 
     # -- figures: written by the kernel
 
@@ -394,17 +299,15 @@ class Plane:
         unpack = struct.Struct(f"={words * self._cpus}Q").unpack
         found = {}
         for key, raw in kernel.map_batch(self._fds["edges"], ctypes.sizeof(CEdge), size * self._cpus):
-            edge = CEdge.from_buffer_copy(key)
             figures = unpack(raw)
             sums = [sum(figures[word::words]) for word in range(words)]
-            found[EdgeKey(edge.source, edge.destination, Direction(edge.direction))] = _edge_stats(sums)
+            found[EdgeKey.unpack(key)] = EdgeStats.of_words(sums)
         return found
 
     def remove_edges(self, keys: Iterable[EdgeKey]) -> None:
         """Forget edges, so that numbers may be used again for other workloads."""
         for key in keys:
-            raw = CEdge(source=key.source, destination=key.destination, direction=key.direction)
-            kernel.map_delete(self._fds["edges"], bytes(raw))
+            kernel.map_delete(self._fds["edges"], key.pack())
 
     def counters(self) -> dict[Counter, int]:
         """How often each exit of a program was taken."""
@@ -416,7 +319,7 @@ class Plane:
 
     def in_flight(self) -> int:
         """How many notes wait between connect and accept."""
-        return len(kernel.map_batch(self._fds["inflight"], 48, ctypes.sizeof(CNote)))
+        return len(kernel.map_batch(self._fds["inflight"], ctypes.sizeof(CTuple), ctypes.sizeof(CNote)))
 
     def expected(self) -> int:
         """How many probe connections are open."""
@@ -427,49 +330,15 @@ class Plane:
 
     def attach_inbound(self, netns: int, netns_fd: int) -> None:
         """Steer what arrives in a pod's netns. A link that is there and alive stays; a dead one is replaced."""
-        path = self.paths.inbound(netns)
-        with changing(self.paths):
-            if self._is_alive(path):
-                return
-            path.unlink(missing_ok=True)
-            program = kernel.open_pin(self.paths.programs / "inbound")
-            try:
-                link = kernel.link_create(program, netns_fd, ATTACH_SK_LOOKUP)
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    kernel.pin(link, path)
-                finally:
-                    os.close(link)
-            finally:
-                os.close(program)
+        links.attach(self.paths, netns, netns_fd)
 
     def detach_inbound(self, netns: int) -> bool:
         """Remove a pod's link; False when it had none."""
-        path = self.paths.inbound(netns)
-        with changing(self.paths):
-            had = path.exists()
-            path.unlink(missing_ok=True)
-            if path.parent.exists():
-                path.parent.rmdir()
-            return had
+        return links.detach(self.paths, netns)
 
     def inbound_links(self) -> dict[int, bool]:
         """Pods with a pinned link by netns cookie, and whether its netns still lives."""
-        if not self.paths.pods.is_dir():
-            return {}
-        cookies = [int(entry.name) for entry in self.paths.pods.iterdir() if entry.name.isdecimal()]
-        return {cookie: self._is_alive(self.paths.inbound(cookie)) for cookie in cookies}
-
-    @staticmethod
-    def _is_alive(path: Path) -> bool:
-        try:
-            link = kernel.open_pin(path)
-        except FileNotFoundError:
-            return False
-        try:
-            return kernel.link_info(link).target != 0
-        finally:
-            os.close(link)
+        return links.alive(self.paths)
 
     def _put(self, name: str, key: bytes, value: bytes) -> None:
         try:
@@ -478,22 +347,3 @@ class Plane:
             if error.errno in (errno.E2BIG, errno.ENOMEM):
                 raise MapFull(f"map {name} of node {self.paths.key} is full") from error
             raise
-
-
-def _edge_stats(sums: list[int]) -> EdgeStats:
-    opened, closed, *rest = sums
-    failed, rest = rest[: len(Failure)], rest[len(Failure) :]
-    sent, received, retransmits, connect_us_sum, rtt_us_sum, *buckets = rest
-    half = len(buckets) // 2
-    return EdgeStats(
-        opened=opened,
-        closed=closed,
-        failed={failure: failed[failure] for failure in Failure},
-        sent=sent,
-        received=received,
-        retransmits=retransmits,
-        connect_us_sum=connect_us_sum,
-        rtt_us_sum=rtt_us_sum,
-        connect_us=tuple(buckets[:half]),
-        rtt_us=tuple(buckets[half:]),
-    )
