@@ -16,14 +16,6 @@ class EventKind(IntEnum):
     POD_REMOVED = 5
 
 
-class Direction(IntEnum):
-    """`enum cv_direction` of the maps: which end of a connection this node is, or the tunnel between."""
-
-    OUTBOUND = 1
-    INBOUND = 2
-    TUNNEL = 3
-
-
 class Path(IntEnum):
     """How a connection travelled."""
 
@@ -48,7 +40,7 @@ class ConnectionEvent:
     """One record of the engine; fields as `struct cv_event`, numbers name objects of the state."""
 
     kind: int
-    direction: int = 0
+    direction: int = 0  # bpf.layout.Direction
     path: int = 0
     reason: int = 0
     opened: bool = False

@@ -45,8 +45,7 @@ class NodeIdentity:
     def message(self) -> discovery_pb2.Node:
         """The `node` of the first request of each type."""
         node = discovery_pb2.Node(
-            id=f"ztunnel~{self.instance_ip}~{self.pod_name}.{self.pod_namespace}"
-            f"~{self.pod_namespace}.svc.cluster.local"
+            id=f"ztunnel~{self.instance_ip}~{self.pod_name}.{self.pod_namespace}~{self.pod_namespace}.svc.cluster.local"
         )
         node.metadata.update(
             {

@@ -97,4 +97,3 @@ class AgentLink:
         self.failures[info.uid] = message
         log.warning("cannot serve pod %s/%s: %s", info.namespace, info.name, message)
         return message
-

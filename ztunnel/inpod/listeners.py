@@ -95,9 +95,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _listen(
-    family: socket.AddressFamily, address: str, port: int, mark_own: MarkOwn, loopback: bool
-) -> socket.socket:
+def _listen(family: socket.AddressFamily, address: str, port: int, mark_own: MarkOwn, loopback: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         mark_own(listener.fileno())

@@ -52,9 +52,6 @@ class PodSlots(Protocol):
     def put_listener(self, netns_cookie: int, port: int, fd: int) -> None:
         """Steer connections that arrive for `port` to this listener."""
 
-    def remove_listener(self, netns_cookie: int, port: int) -> None:
-        """Empty the slot; missing is fine."""
-
 
 class PodSink(Protocol):
     """The engine's side of a pod."""

@@ -7,11 +7,12 @@ socket that closes in between is in neither, so a figure that was shown once nev
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from ztunnel.events import Direction, FlowDelta
+from bpf.layout import Direction
+from bpf.plane import EdgeKey, EdgeStats
+from ztunnel.events import FlowDelta
 from ztunnel.model import Workload
 
 EDGE_LABELS = (
@@ -23,25 +24,6 @@ EDGE_LABELS = (
     "destination_namespace",
     "destination_pod",
 )
-
-FAILURES = ("refused", "timeout", "aborted", "denied")
-
-EdgeKey = tuple[int, int, int]  # source, destination, direction
-
-
-class EdgeStats(Protocol):
-    """One edge as the plane reads it: `struct cv_edge_stats`, summed over CPUs."""
-
-    opened: int
-    closed: int
-    failed: Sequence[int]
-    sent: int
-    received: int
-    retransmits: int
-    connect_us_sum: int
-    rtt_us_sum: int
-    connect_us: Sequence[int]
-    rtt_us: Sequence[int]
 
 
 @dataclass(slots=True)
@@ -59,15 +41,17 @@ class FlowMetrics:
         edges: Callable[[], Mapping[EdgeKey, EdgeStats]],
         open_flows: Callable[[], Iterable[FlowDelta]],
         workload: Callable[[int], Workload | None],
+        forget: Callable[[Iterable[EdgeKey]], None],
     ) -> None:
         self._edges = edges
+        self._forget = forget
         self._open_flows = open_flows
         self._workload = workload
         self._shown: dict[EdgeKey, _Shown] = {}
 
     def collect(self) -> Iterator[Metric]:
         """The families, for prometheus_client."""
-        edges = self._edges()
+        edges = self._known(self._edges())
         bytes_of = self._bytes(edges)
         counters = {
             name: CounterMetricFamily(f"culvert_flow_{name}", text, labels=EDGE_LABELS) for name, text in _TEXTS
@@ -89,8 +73,8 @@ class FlowMetrics:
             counters["connections_opened"].add_metric(edge_labels, stats.opened)
             counters["connections_closed"].add_metric(edge_labels, stats.closed)
             counters["retransmits"].add_metric(edge_labels, stats.retransmits)
-            for reason, count in zip(FAILURES, stats.failed, strict=True):
-                failed.add_metric((*edge_labels, reason), count)
+            for failure, count in stats.failed.items():
+                failed.add_metric((*edge_labels, failure.name.lower()), count)
             connect.add_metric(edge_labels, _buckets(stats.connect_us), stats.connect_us_sum / 1e6)
             rtt.add_metric(edge_labels, _buckets(stats.rtt_us), stats.rtt_us_sum / 1e6)
         yield from counters.values()
@@ -98,10 +82,22 @@ class FlowMetrics:
         yield connect
         yield rtt
 
+    def _known(self, edges: Mapping[EdgeKey, EdgeStats]) -> dict[EdgeKey, EdgeStats]:
+        """Edges whose ends can be named; the kernel forgets the others, as their workloads are long gone."""
+        stale = {key for key in edges if not (self._is_known(key.source) and self._is_known(key.destination))}
+        if stale:
+            self._forget(stale)
+            for key in stale:
+                self._shown.pop(key, None)
+        return {key: stats for key, stats in edges.items() if key not in stale}
+
+    def _is_known(self, number: int) -> bool:
+        return number == 0 or self._workload(number) is not None
+
     def _bytes(self, edges: Mapping[EdgeKey, EdgeStats]) -> dict[EdgeKey, tuple[int, int]]:
         totals = {key: [stats.sent, stats.received] for key, stats in edges.items()}
         for delta in self._open_flows():
-            total = totals.setdefault((delta.source, delta.destination, delta.direction), [0, 0])
+            total = totals.setdefault(EdgeKey(delta.source, delta.destination, Direction(delta.direction)), [0, 0])
             total[0] += delta.sent
             total[1] += delta.received
         found: dict[EdgeKey, tuple[int, int]] = {}
@@ -115,9 +111,8 @@ class FlowMetrics:
     def _labels(self, key: EdgeKey) -> tuple[str, ...]:
         shown = self._shown[key]
         if not shown.labels:
-            source, destination, direction = key
-            word = Direction(direction).name.lower() if direction in tuple(Direction) else "unknown"
-            shown.labels = (word, *_names(self._workload(source)), *_names(self._workload(destination)))
+            ends = (self._workload(key.source), self._workload(key.destination))
+            shown.labels = (key.direction.name.lower(), *_names(ends[0]), *_names(ends[1]))
         return shown.labels
 
 

@@ -79,7 +79,7 @@ def values(edge: Edge, flags: str) -> tuple[str, ...]:
         *_workload(edge.source, edge.source_principal),
         service.hostname if service else UNKNOWN,
         service.namespace if service else UNKNOWN,
-        service.name if service else UNKNOWN,
+        service.hostname.partition(".")[0] if service else UNKNOWN,
         *_workload(edge.destination, edge.destination_principal),
         "tcp",
         flags,
