@@ -11,6 +11,7 @@ NO_ADDRESS = bytes(16)
 
 
 def address_or_none(raw: bytes) -> IPAddress | None:
+    """The address of 16 bytes; all zero stands for none."""
     return None if raw == NO_ADDRESS else from_bytes16(raw)
 
 
