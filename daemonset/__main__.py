@@ -1,0 +1,66 @@
+"""`python -m daemonset [SETTINGS]` runs the agent; `upgrade-bpf`, `unload` and `status` act on a node from outside."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemonset import app, commands
+from daemonset.config import Config
+from daemonset.enrolment import KernelFault
+from daemonset.lock import AnotherAgent
+from daemonset.programs import LoadFailed
+from mesh import settings
+from mesh.settings import setting
+
+FAULTS = (LoadFailed, KernelFault, AnotherAgent, app.SetReplaced, commands.CommandRefused, OSError)
+COMMANDS = ("upgrade-bpf", "unload", "status")
+
+
+@dataclass(frozen=True, slots=True)
+class CommandConfig:
+    """Which node a command acts on."""
+
+    key: str = setting(meaning="name of the node's pins and runtime directory")
+    runtime: Path | None = setting(None, "its runtime directory; unset: /run/culvert/<key>")
+    force: bool = setting(False, "unload also while the agent runs")
+
+
+def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run the agent or a command; the exit status: 0 done, 1 it failed, 2 settings are wrong."""
+    try:
+        if argv and argv[0] in COMMANDS:
+            return _command(argv[0], settings.load(CommandConfig, f"daemonset {argv[0]}", argv[1:], env))
+        config = Config.load(argv, env)
+        logging.basicConfig(
+            level=config.logs.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        asyncio.run(app.run(config))
+    except settings.HelpAsked as text:
+        print(text)
+    except settings.SettingsFault as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    except FAULTS as fault:
+        print(f"daemonset: {fault}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _command(name: str, config: CommandConfig) -> int:
+    runtime = config.runtime or Path("/run/culvert") / config.key
+    if name == "upgrade-bpf":
+        print(commands.upgrade_bpf(config.key))
+    elif name == "unload":
+        print(commands.unload(config.key, runtime, force=config.force))
+    else:
+        print(json.dumps(commands.status(runtime), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,159 @@
+"""The node agent as a process: puts the parts together, starts them in order and ends them.
+
+Start: programs are loaded (or found intact), what the kernel holds is compared with the pods that run, then ztunnels
+may connect, then the controller is told. SIGTERM ends the process and nothing else: programs, links and maps stay, so
+connections notice neither a restart nor an upgrade.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from pathlib import Path
+
+from daemonset.agent import Agent, KernelNamespaces
+from daemonset.config import Config
+from daemonset.enrolment import KernelFault, Pace, World
+from daemonset.kernel import NodeKernel
+from daemonset.lock import only_agent
+from daemonset.pods import PodSource
+from daemonset.programs import LoadFailed, run_loader
+from daemonset.reports import ControllerLink, Reports
+from daemonset.runtime import RuntimeSource
+from daemonset.status import Sources, Status
+from daemonset.ztunnels import Ztunnels
+from mesh.aio import Background
+from mesh.http import HttpServer
+from mesh.netns import cookie as netns_cookie
+from mesh.sockdiag import SockDiag
+
+log = logging.getLogger(__name__)
+
+OWN_NETNS = Path("/proc/self/ns/net")
+
+# How often the pins are compared with what we have open.
+WATCH_PINS_S = 5.0
+
+
+class SetReplaced(Exception):
+    """The node's programs or maps are not those that we work with any more: only a new start helps."""
+
+
+class LoopClock:
+    """Time of the event loop."""
+
+    def after(self, seconds: float) -> asyncio.Future[None]:
+        """Done after so many seconds."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, lambda: None if future.done() else future.set_result(None))
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+def count_connections(netns: int) -> int:
+    """Established TCP connections of a namespace that leave it; raises OSError."""
+    with SockDiag(netns) as diag:
+        return sum(not found.is_loopback for found in diag.established())
+
+
+async def run(config: Config) -> None:
+    """Work until SIGTERM or SIGINT; raises what made it impossible to go on."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runtime = config.place.runtime
+    runtime.mkdir(parents=True, exist_ok=True)
+    with only_agent(runtime):
+        status = Status(Sources(config.place.node, config.key))
+        async with (
+            Background() as background,
+            HttpServer(config.ports.status_host, config.ports.status_port, status.routes()),
+        ):
+            background.start(status.keep_file(runtime / "agent-status.json"), "status file")
+            background.start(_work(config, status, RuntimeSource(runtime)), "agent")
+            stopped = background.run_once(stop.wait(), "signals")
+            failed = background.run_once(background.failed(), "failures")
+            await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                await background.failed()
+            log.info("stopping; programs, links and maps stay in place")
+
+
+async def _work(config: Config, status: Status, source: PodSource) -> None:
+    sources = status.sources
+    sources.step = "programs to be loaded"
+    sources.loader = await _load_programs(config)
+    with NodeKernel.open(config.key) as kernel:
+        node_cookie = netns_cookie(OWN_NETNS)
+        kernel.set_node(node_cookie)
+        link = ControllerLink(
+            config.control.controller,
+            config.control.controller_name,
+            config.place.runtime / "credentials",
+            config.control.token,
+            config.control.cluster_id,
+        )
+        reports = Reports(config.place.node, link.open)
+        async with Ztunnels(config.zds_socket) as ztunnels, Background() as workers:
+            world = World(kernel, ztunnels, reports, LoopClock(), count_connections, status.changed)
+            enrolment = config.enrolment
+            pace = Pace(enrolment.settle_s, enrolment.retry_first_s, enrolment.retry_max_s)
+            agent = Agent(config.place.node, node_cookie, world, pace, KernelNamespaces(), workers)
+            ztunnels.on_lost = agent.lost
+            sources.agent, sources.kernel, sources.ztunnels, sources.reports = agent, kernel, ztunnels, reports
+            workers.start(ztunnels.failed(), "ztunnel server")
+            workers.start(_follow(source, agent, kernel, ztunnels, reports, status, workers), "pods")
+            await workers.failed()
+
+
+async def _load_programs(config: Config) -> str:
+    """Bring the programs into place; the reason why an older set has to do, or "". Raises LoadFailed."""
+    try:
+        log.info("programs: %s", (await run_loader("load", config.key, config.enrolment.load_timeout_s)).strip())
+    except LoadFailed as failure:
+        try:
+            with NodeKernel.open(config.key) as kernel:
+                missing = kernel.missing()
+        except KernelFault:
+            raise failure from None
+        if missing:
+            raise
+        log.error("%s; going on with the programs that are in place", failure)
+        return str(failure)
+    return ""
+
+
+async def _follow(
+    source: PodSource,
+    agent: Agent,
+    kernel: NodeKernel,
+    ztunnels: Ztunnels,
+    reports: Reports,
+    status: Status,
+    workers: Background,
+) -> None:
+    status.sources.step = "the first list of pods"
+    started = False
+    async for snapshot in source.snapshots():
+        if started:
+            agent.reconcile(snapshot)
+            continue
+        agent.start(snapshot, kernel.held())
+        ztunnels.open()
+        workers.start(reports.run(), "reports")
+        workers.start(_watch_pins(kernel), "pins")
+        status.sources.step = ""
+        started = True
+        log.info("ready; %d pods on this node", len(snapshot.pods))
+
+
+async def _watch_pins(kernel: NodeKernel) -> None:
+    while True:
+        await asyncio.sleep(WATCH_PINS_S)
+        if missing := kernel.missing():
+            raise SetReplaced(f"the node's set has changed under us: {missing}")

@@ -1,0 +1,100 @@
+"""Every setting of a node agent, with meaning, unit and the reason for its default."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesh import settings
+from mesh.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this process stands."""
+
+    node: str = setting(meaning="name of the node, as Kubernetes knows it")
+    key: str = setting("", "name of the node's pins and runtime directory; empty: the node's name")
+    runtime: Path = setting(meaning="runtime directory of the node: ztunnel.sock, credentials, status, pods of a lab")
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The controller, which is told what is captured."""
+
+    controller: str = setting(meaning="host:port of the controller")
+    controller_name: str = setting(
+        "culvert-controller.culvert-system.svc", "DNS name that the controller's certificate must carry"
+    )
+    token: Path | None = setting(None, "file with a service account token, sent as bearer token; unset: none")
+    cluster_id: str = setting("Kubernetes", "cluster of this node, sent along with the token")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """How pods are enrolled and let go."""
+
+    settle_s: float = setting(
+        2.0, "after the controller has withdrawn a pod, 15008 stays open so long: peers apply the change"
+    )
+    retry_first_s: float = setting(0.2, "pause after a failed step; doubles up to retry-max-s")
+    retry_max_s: float = setting(30.0, "longest pause between two tries")
+    load_timeout_s: float = setting(120.0, "deadline of the process that compiles and attaches the programs")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where this process is asked about itself, in the node's own netns."""
+
+    status_host: str = setting("127.0.0.1", "address of the status port; nothing there can be changed")
+    status_port: int = setting(15022, "status: /pods, /metrics, /healthz/ready; 0: any free port")
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """What is written to standard error."""
+
+    log_level: str = setting("info", "debug, info, warning or error")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Culvert's node agent: enrols this node's pods and owns the node's eBPF programs and maps."""
+
+    place: Place = field(default_factory=Place)
+    control: Control = field(default_factory=Control)
+    enrolment: Enrolment = field(default_factory=Enrolment)
+    ports: Ports = field(default_factory=Ports)
+    logs: Logs = field(default_factory=Logs)
+
+    @property
+    def key(self) -> str:
+        """Name of this node's pins and runtime directory."""
+        return self.place.key or self.place.node
+
+    @property
+    def zds_socket(self) -> Path:
+        """Where ztunnel connects."""
+        return self.place.runtime / "ztunnel.sock"
+
+    @classmethod
+    def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Config":
+        """Read the settings; raises mesh.settings.SettingsFault with every fault at once."""
+        config = settings.load(cls, "daemonset", argv, env)
+        faults = [fault for fault in _check(config) if fault]
+        if faults:
+            raise settings.SettingsFault("daemonset", faults)
+        return config
+
+
+def _check(config: Config) -> list[str]:
+    host, _, port = config.control.controller.rpartition(":")
+    enrolment = config.enrolment
+    return [
+        "" if host and port.isdigit() else f"--controller: {config.control.controller!r} is not host:port",
+        "" if config.logs.log_level in ("debug", "info", "warning", "error") else "--log-level: not a level",
+        ""
+        if 0 < enrolment.retry_first_s <= enrolment.retry_max_s
+        else "--retry-first-s: takes 0 < it <= --retry-max-s",
+        "" if config.ports.status_port < 65536 else "--status-port: not a port",
+        "" if len(str(config.zds_socket)) < 108 else f"--runtime: {config.zds_socket} is too long for a unix socket",
+    ]

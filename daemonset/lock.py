@@ -1,0 +1,58 @@
+"""One agent per runtime directory: a lock file that names its holder."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NAME = "agent.lock"
+
+# An agent that is being replaced ends within this time.
+HANDOVER_S = 10.0
+
+
+class AnotherAgent(Exception):
+    """Somebody else works on this runtime directory."""
+
+
+@contextmanager
+def only_agent(runtime: Path, patience_s: float = HANDOVER_S) -> Iterator[None]:
+    """Hold the lock; raises AnotherAgent when it does not come free. The file stays."""
+    fd = os.open(runtime / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + patience_s
+        while not _try_lock(fd):
+            if time.monotonic() >= deadline:
+                raise AnotherAgent(f"an agent (pid {_holder(fd)}) already works on {runtime}")
+            time.sleep(0.1)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def running_agent(runtime: Path) -> str:
+    """The pid of the agent that holds the lock, as text; empty when there is none."""
+    try:
+        fd = os.open(runtime / _NAME, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    try:
+        return "" if _try_lock(fd) else _holder(fd)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
