@@ -1,0 +1,166 @@
+"""Becomes a program inside a node or a pod: namespaces first, then exec. Run as a script by the supervisor.
+
+Started with `python -I -S` and the standard library alone, because it stands before every process of a lab and takes
+some 15 ms that way. Its one argument is a Launch as JSON. What it starts dies with the supervisor: the death signal
+survives exec, and for a pod's first process the kernel then ends the whole process namespace.
+
+Exit status when the program cannot be started: 125 namespaces or mounts, 126 not executable, 127 not found.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_BIND = 4096
+MS_REC = 16384
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+PR_SET_PDEATHSIG = 1
+
+NAMESPACE_FLAGS = {"net": CLONE_NEWNET, "mnt": CLONE_NEWNS, "uts": CLONE_NEWUTS, "pid": CLONE_NEWPID}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{what}: {os.strerror(errno)}")
+
+
+def setns(fd: int, flags: int, what: str) -> None:
+    """Enter the namespaces of a descriptor (also a pidfd)."""
+    _checked(_libc.setns(fd, flags), f"entering {what}")
+
+
+def unshare(flags: int) -> None:
+    """New namespaces of these kinds."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this signal when the parent dies; survives exec."""
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    _checked(
+        _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, data.encode()),
+        f"mounting {target}",
+    )
+
+
+def reset_signals() -> None:
+    """Undo what the interpreter did: a program expects default dispositions and an empty mask."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Become the program, found in the PATH of `env`; exits 126 or 127 with a sentence when that fails."""
+    try:
+        os.execvpe(argv[0], argv, env)
+    except FileNotFoundError:
+        fail(f"{argv[0]}: not found", 127)
+    except OSError as error:
+        fail(f"{argv[0]}: {error.strerror}", 126)
+
+
+def fail(sentence: str, status: int) -> NoReturn:
+    """Say why the program did not start."""
+    sys.stderr.write(f"culvert lab: {sentence}\n")
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def enter(namespaces: dict[str, str]) -> None:
+    """Enter namespaces given by path; the mount namespace last, because the paths are the host's."""
+    opened = {kind: os.open(path, os.O_RDONLY | os.O_CLOEXEC) for kind, path in namespaces.items()}
+    for kind in sorted(opened, key=lambda kind: kind == "mnt"):
+        setns(opened[kind], NAMESPACE_FLAGS[kind], f"{kind} namespace {namespaces[kind]}")
+
+
+def furnish(sandbox: dict[str, Any]) -> None:
+    """Make the mounts of a pod: own /proc and /run, the cluster's resolver, volumes; the rest is the machine's."""
+    unshare(CLONE_NEWNS | CLONE_NEWUTS)
+    _libc.sethostname(sandbox["hostname"].encode(), len(sandbox["hostname"].encode()))
+    mount("none", "/", None, MS_REC | MS_SLAVE)
+    # Bind sources lie under /run, which is about to be covered: hold them open.
+    held = [(os.open(source, os.O_PATH | os.O_CLOEXEC), target) for source, target in sandbox["binds"]]
+    release_namespace_mounts()
+    mount("proc", "/proc", "proc", 0)
+    mount("tmpfs", "/run", "tmpfs", 0, "mode=755,size=64m")
+    os.mkdir("/run/lock")
+    os.chmod("/run/lock", 0o1777)
+    for fd, target in held:
+        place = os.path.realpath(target)
+        prepare_mount_point(place, os.path.isdir(f"/proc/self/fd/{fd}"))
+        mount(f"/proc/self/fd/{fd}", place, None, MS_BIND | MS_REC)
+        os.close(fd)
+
+
+def release_namespace_mounts() -> None:
+    """Let go of this copy of every named network namespace, or it would outlive its removal on the host."""
+    with open("/proc/self/mounts") as table:
+        points = [line.split()[1] for line in table]
+    for point in reversed(points):
+        if point == "/run/netns" or point.startswith("/run/netns/"):
+            _libc.umount2(point.encode(), MNT_DETACH)
+
+
+def prepare_mount_point(place: str, directory: bool) -> None:
+    """A missing mount point is made only below the pod's own /run: everything else is the machine's."""
+    if os.path.exists(place):
+        return
+    if not place.startswith("/run/"):
+        raise OSError(f"{place} does not exist; a pod shares this machine's files, so make it first or mount below /run")
+    if directory:
+        os.makedirs(place)
+    else:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
+
+
+def become_pause(ready: int) -> NoReturn:
+    """A pod's first process: holds the namespaces, and (SIGCHLD ignored) the kernel reaps orphans for it."""
+    os.write(ready, b"+")
+    os.close(ready)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.execv("/bin/sleep", ["sleep", "infinity"])
+
+
+def main() -> None:
+    """Run the Launch given as the only argument."""
+    launch = json.loads(sys.argv[1])
+    try:
+        die_with_parent()
+        enter(launch["namespaces"])
+        if launch["sandbox"]:
+            furnish(launch["sandbox"])
+        os.chdir(launch["cwd"])
+        if launch["gid"] is not None:
+            os.setgroups([])
+            os.setresgid(launch["gid"], launch["gid"], launch["gid"])
+        if launch["uid"] is not None:
+            os.setresuid(launch["uid"], launch["uid"], launch["uid"])
+            die_with_parent()  # a change of user clears it
+    except OSError as error:
+        fail(str(error), 125)
+    reset_signals()
+    if launch["sandbox"]:
+        become_pause(launch["sandbox"]["ready"])
+    execute(launch["argv"], launch["env"])
+
+
+if __name__ == "__main__":
+    main()

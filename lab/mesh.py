@@ -1,0 +1,96 @@
+"""The mesh components of a running lab: the controller in the fabric, agent and ztunnel on every node.
+
+A component that this installation lacks is reported and the rest runs.
+"""
+
+import asyncio
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from lab import components
+from lab.components import AGENT, CONTROLLER, ZTUNNEL, Settings
+from lab.control import Refused
+from lab.network import Network
+from lab.nodes import Node
+from lab.paths import LabPaths
+from lab.process import BASE_ENVIRONMENT, Launch
+from lab.supervision import Supervised
+from mesh.aio import Background
+
+CREDENTIAL_TIMEOUT_S = 30.0
+
+
+class Mesh:
+    """Starts, watches and stops them."""
+
+    def __init__(self, paths: LabPaths, network: Network, settings: Settings) -> None:
+        self._paths = paths
+        self._network = network
+        self._settings = settings
+        self._missing = components.missing()
+        self._environment = components.environment(BASE_ENVIRONMENT)
+        self._running: dict[str, Supervised] = {}
+        self._credentials_at: dict[str, float] = {}
+
+    async def start_controller(self, background: Background) -> None:
+        """Start the control plane, which waits for nobody."""
+        if CONTROLLER not in self._missing:
+            command = components.controller(self._paths, self._settings)
+            self._start(CONTROLLER, command, self._network.fabric_path, self._paths.logs, background)
+
+    async def add_node(self, node: Node, background: Background) -> None:
+        """Start a node's agent and ztunnel, with the credentials they present to the controller."""
+        logs = self._paths.logs / "nodes" / node.name
+        commands = {AGENT: components.agent(node), ZTUNNEL: components.ztunnel(node, self._settings)}
+        if CONTROLLER not in self._missing:
+            await self._issue(node)
+            background.start(self._renew(node), f"credentials of {node.name}")
+        for name, command in commands.items():
+            if name not in self._missing:
+                self._start(f"{node.name}/{name}", command, node.netns, logs, background)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop all of them."""
+        await asyncio.gather(*(running.stop(grace_s) for running in self._running.values()))
+
+    def signal(self, name: str, number: int) -> None:
+        """Signal a component by `controller` or `<node>/<component>`; raises Refused."""
+        if name not in self._running:
+            raise Refused(f"{name!r} does not run here; these do: {', '.join(sorted(self._running)) or 'none'}")
+        self._running[name].signal(number)
+
+    def status(self) -> dict[str, Any]:
+        """For `lab status`: what belongs to no node."""
+        own = {CONTROLLER: self._running[CONTROLLER].status()} if CONTROLLER in self._running else {}
+        return {"enabled": True, "missing": self._missing, "components": own}
+
+    def node_status(self, node: Node) -> dict[str, Any]:
+        """For `lab status`: one node's components."""
+        prefix = f"{node.name}/"
+        return {k.removeprefix(prefix): v.status() for k, v in self._running.items() if k.startswith(prefix)}
+
+    def _start(self, name: str, command: list[str], netns: Path, logs: Path, background: Background) -> None:
+        order = Launch(argv=command, namespaces={"net": str(netns)}, env=self._environment)
+        supervised = Supervised(name, order, logs / f"{name.rpartition('/')[2]}.log")
+        self._running[name] = supervised
+        background.run_once(supervised.run(), name)
+
+    async def _issue(self, node: Node) -> None:
+        command = components.credential(self._paths, self._settings, node)
+
+        def issue() -> "subprocess.CompletedProcess[str]":
+            return subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, check=False, timeout=CREDENTIAL_TIMEOUT_S
+            )
+
+        done = await asyncio.to_thread(issue)
+        if done.returncode:
+            raise Refused(f"node {node.name} gets no credentials: {done.stderr.strip()[-500:]}")
+        self._credentials_at[node.name] = time.time()
+
+    async def _renew(self, node: Node) -> None:
+        while True:
+            await asyncio.sleep(components.CREDENTIALS_RENEWED_EVERY_S)
+            await self._issue(node)

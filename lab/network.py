@@ -1,0 +1,85 @@
+"""The network of a lab as a whole: fabric and nodes, and what services look like on each node right now."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from lab import dns, namespaces, nftables, wire
+from lab.endpoints import ServiceName, ServicePort
+from lab.nodes import Node
+from lab.paths import LabPaths, write_text
+from lab.plan import MAX_NODES, NodePlan, PlanExhausted
+from lab.process import BASE_ENVIRONMENT, Launch
+from lab.record import Record
+from lab.supervision import Supervised
+
+FABRIC = "fabric"
+
+
+class Network:
+    """Owns the fabric's and the nodes' namespaces and name servers."""
+
+    def __init__(self, paths: LabPaths, record: Record) -> None:
+        self._paths = paths
+        self._record = record
+        self.nodes: dict[str, Node] = {}
+        self.name_servers: dict[str, Supervised] = {}
+        self._rules: dict[str, str] = {}
+        self.fabric = record.claim_netns(FABRIC)
+
+    @property
+    def fabric_path(self) -> Path:
+        """The namespace between the nodes, where the controller runs."""
+        return namespaces.path_of(self.fabric)
+
+    def claim_pod_netns(self, node: Node, namespace: str, name: str) -> str:
+        """A free name for a pod's namespace, on record before it exists."""
+        return self._record.claim_netns(node.name, namespace, name)
+
+    def release_netns(self, name: str) -> None:
+        """A pod's namespace is gone."""
+        self._record.release_netns(name)
+
+    async def make_fabric(self) -> None:
+        """The bridge; before any node."""
+        await asyncio.to_thread(lambda: wire.make_fabric(namespaces.create(self.fabric)))
+        write_text(self._paths.scratch, self._hosts, "")
+
+    async def add_node(self, name: str) -> Node:
+        """Make a node and join it to the others."""
+        if len(self.nodes) >= MAX_NODES:
+            raise PlanExhausted(f"a lab has at most {MAX_NODES} nodes")
+        node = Node(self._paths.lab, name, NodePlan(len(self.nodes) + 1), self._record.claim_netns(name))
+        self._record.claim_key(name)
+        others = list(self.nodes.values())
+        self.nodes[name] = node
+        await asyncio.to_thread(self._wire_node, node, others)
+        log = self._paths.logs / "nodes" / name / "dns.log"
+        order = Launch(argv=dns.command(self._hosts), namespaces={"net": str(node.netns)}, env=BASE_ENVIRONMENT)
+        self.name_servers[name] = Supervised(f"dns on {name}", order, log)
+        return node
+
+    async def publish(self, ports: list[ServicePort], service_names: list[ServiceName]) -> None:
+        """Show every node the services as they are now; nodes whose view is the same are left alone."""
+        text = dns.hosts(service_names)
+        if self._hosts.read_text() != text:
+            write_text(self._paths.scratch, self._hosts, text)
+            for server in self.name_servers.values():
+                server.signal(signal.SIGHUP)
+        await asyncio.gather(*(self._publish_rules(node, ports) for node in self.nodes.values()))
+
+    async def _publish_rules(self, node: Node, ports: list[ServicePort]) -> None:
+        text = nftables.render(node.plan, ports)
+        if self._rules.get(node.name) != text:
+            await asyncio.to_thread(wire.load_rules, node.netns, text)
+            self._rules[node.name] = text
+
+    @property
+    def _hosts(self) -> Path:
+        return self._paths.root / "dns.hosts"
+
+    def _wire_node(self, node: Node, others: list[Node]) -> None:
+        wire.make_node(self.fabric_path, namespaces.create(node.netns_name), node.plan)
+        for other in others:
+            wire.route_between(node.netns, other.plan)
+            wire.route_between(other.netns, node.plan)

@@ -1,0 +1,66 @@
+"""Keeps long-lived programs running, as a DaemonSet's kubelet would: at once the first time, then with backoff."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.backoff import Backoff
+from lab.process import Child, Launch, spawn, status_text
+
+
+@dataclass(slots=True)
+class Supervised:
+    """One program that is meant to run as long as the lab does. `prepare` runs before each start."""
+
+    name: str
+    order: Launch
+    log: Path
+    prepare: Callable[[], Awaitable[None]] | None = None
+    restarts: int = 0
+    last_end: str = ""
+    child: Child | None = field(default=None, repr=False)
+    stopping: bool = False
+
+    async def run(self) -> None:
+        """Start it again and again; cancelling leaves the process to `stop`."""
+        backoff = Backoff(time.monotonic)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        while not self.stopping:
+            try:
+                if self.prepare is not None:
+                    await self.prepare()
+                backoff.started()
+                self.child = spawn(self.order, self.log)
+                status = await self.child.wait()
+                self.last_end = status_text(status)
+            except OSError as error:
+                self.last_end = f"cannot be started: {error}"
+            if self.stopping:
+                return
+            self.restarts += 1
+            await asyncio.sleep(backoff.died())
+
+    async def stop(self, grace_s: float) -> None:
+        """End it and do not start it again."""
+        self.stopping = True
+        if self.child is not None:
+            await self.child.stop(grace_s)
+
+    def signal(self, number: int) -> None:
+        """Signal it when it runs."""
+        if self.child is not None:
+            self.child.signal(number)
+
+    def status(self) -> dict[str, Any]:
+        """For `lab status`."""
+        running = self.child is not None and self.child.running
+        return {
+            "state": "running" if running else "stopped",
+            "pid": self.child.pid if running and self.child is not None else None,
+            "restarts": self.restarts,
+            "last_end": self.last_end,
+            "log": str(self.log),
+        }
