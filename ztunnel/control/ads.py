@@ -17,6 +17,7 @@ import grpc.aio
 from mesh import xds
 from mesh.channel import CredentialFault
 from mesh.wire import discovery_pb2
+from ztunnel.control.link import ControllerLink
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ ENDS = ("connection_error", "error", "reconnect", "complete")
 _END: Any = cast(Any, grpc.aio).EOF
 
 Apply = Callable[[xds.Update], Mapping[str, str]]
-Open = Callable[[], tuple[grpc.aio.Channel, tuple[tuple[str, str], ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class NodeIdentity:
 class AdsClient:
     """Keeps the stream; `apply` is called for each response, from the event loop, and says what it refuses."""
 
-    def __init__(self, node: NodeIdentity, open_channel: Open, apply: Apply) -> None:
+    def __init__(self, node: NodeIdentity, link: ControllerLink, apply: Apply) -> None:
         self._subscriber = xds.Subscriber(node.message(), [xds.ADDRESS_TYPE, xds.AUTHORIZATION_TYPE])
-        self._open_channel = open_channel
+        self._link = link
         self._apply = apply
         self._backoff = BACKOFF_FIRST_S
         self.synced = asyncio.Event()  # both types were answered at least once
@@ -95,13 +95,14 @@ class AdsClient:
         log.warning("controller stream ended: %s; next try in %.2f s", sentence, self._backoff)
 
     async def _stream_once(self) -> None:
-        channel, metadata = self._open_channel()
-        method = channel.stream_stream(
+        self._link.refresh()
+        method = self._link.channel().stream_stream(
             xds.DELTA_METHOD,
             request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
             response_deserializer=None,
         )
-        call: Any = cast(Any, method)(metadata=metadata)  # the stubs know only calls with a request iterator
+        # The stubs know only calls with a request iterator.
+        call: Any = cast(Any, method)(metadata=tuple(self._link.metadata()))
         try:
             for request in self._subscriber.open():
                 await call.write(request)

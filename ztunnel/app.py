@@ -1,0 +1,237 @@
+"""A running ztunnel, put together: who is made from whom, in which order it starts, and how it ends.
+
+Start: the node's maps (the agent loads them), the engine, the controller's stream and the agent's pods, all at once;
+connections wait until the first snapshot and their certificate are there. End: stop listening, tell peers, let
+what is open finish until the deadline, cut.
+"""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from bpf.plane import Plane
+from mesh.aio import Background
+from mesh.channel import Credentials, open_channel
+from mesh.http import HttpServer
+from mesh.identity import Identity
+from ztunnel.admin import dump, server
+from ztunnel.admin.explain import explain
+from ztunnel.compile import Compiler
+from ztunnel.config import Config
+from ztunnel.connections import Names, Reporter
+from ztunnel.control.ads import AdsClient, NodeIdentity
+from ztunnel.control.link import ControllerLink
+from ztunnel.data_path import DataPath, load_border
+from ztunnel.endpoints import Here
+from ztunnel.events import ConnectionEvent
+from ztunnel.identity.ca import GrpcCa
+from ztunnel.identity.manager import IdentityManager
+from ztunnel.inpod.agent_link import AgentLink
+from ztunnel.inpod.earlier import EarlierConnections
+from ztunnel.inpod.pods import PodInfo, PodTable
+from ztunnel.kernel import KernelMaps, open_plane
+from ztunnel.state import Store
+from ztunnel.telemetry.access_log import AccessLog
+from ztunnel.telemetry.flows import FlowMetrics
+from ztunnel.telemetry.labels import Edge
+from ztunnel.telemetry.metrics import ConnectionMetrics
+from ztunnel.telemetry.process import ProcessMetrics
+from ztunnel.updates import Updates
+
+log = logging.getLogger(__name__)
+
+# After the drain's own deadline the engine needs a moment to say that it is over.
+DRAIN_GRACE_S = 1.0
+
+
+class NotReadyInTime(Exception):
+    """`--start-timeout-s` is over; the message says what is missing."""
+
+
+class Ztunnel:
+    """All parts of one process; made and used on the event loop."""
+
+    def __init__(self, config: Config, plane: Plane, background: Background) -> None:
+        place, control = config.place, config.control
+        self.config = config
+        self.drained = asyncio.Event()
+        border = load_border()
+        self.kernel = KernelMaps(plane)
+        self.store = Store(Here(place.node, place.network, place.cluster_id), self.kernel.numbers())
+        self.names = Names(self.store)
+        self.engine = DataPath(border, config.data_path, self.kernel.notes_fd, self.kernel.flows_fd)
+        credentials = Credentials(place.runtime / "credentials", control.token, place.cluster_id)
+        self.link = ControllerLink(
+            lambda: open_channel(control.controller, control.controller_name, credentials),
+            credentials.metadata,
+            credentials.directory,
+        )
+        ca = GrpcCa(self.link.channel, self.link.metadata, control.certificate_ttl_s)
+        self.identities = IdentityManager(ca, self.engine, background)
+        self.pods = PodTable(self.kernel, self.engine, self.identities, self._identity_of, self._workload_uid_of)
+        self.agent = AgentLink(place.runtime / "ztunnel.sock", self.pods)
+        self.earlier = EarlierConnections(self.store, plane, self.pods)
+        self.updates = Updates(
+            self.store, Compiler(self.store, border), self.engine, self.kernel, self.pods, self.earlier.judge_soon
+        )
+        self.ads = AdsClient(self._node(), self.link, self.updates.apply)
+        self.metrics = ConnectionMetrics(self._live)
+        access_log = AccessLog(sys.stdout, config.logs.log_format == "json", self.names.policy)
+        self.reporter = Reporter(
+            self.engine,
+            self.names,
+            self.metrics,
+            access_log if config.logs.access_log else None,
+            self.pods,
+            self.identities,
+            self.drained.set,
+        )
+
+    def _live(self) -> Iterable[tuple[ConnectionEvent, Edge]]:
+        return self.reporter.live()
+
+    def _identity_of(self, info: PodInfo) -> Identity:
+        return Identity(self.config.place.trust_domain, info.namespace, info.service_account)
+
+    def _workload_uid_of(self, info: PodInfo) -> str:
+        return f"{self.config.place.cluster_id}//Pod/{info.namespace}/{info.name}"
+
+    def _node(self) -> NodeIdentity:
+        place = self.config.place
+        return NodeIdentity(place.node, place.pod_name, place.pod_namespace, place.instance_ip, place.cluster_id)
+
+    def registry(self) -> CollectorRegistry:
+        """Every metric of this process."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self.metrics)
+        registry.register(
+            FlowMetrics(self.kernel.edges, self.engine.flows, self.names.workload, self.kernel.remove_edges)
+        )
+        registry.register(
+            ProcessMetrics(dump.VERSION, self.engine.stats, self.ads, self.identities, self.pods, self.agent)
+        )
+        return registry
+
+    def servers(self) -> Iterator[HttpServer]:
+        """The ports on which it is asked."""
+        ports = self.config.ports
+        yield server.admin_server(
+            ports.admin_host,
+            ports.admin_port,
+            self._dump,
+            lambda source, destination: explain(self.store, source, destination),
+            self.config.logs.log_level,
+        )
+        yield server.metrics_server(ports.metrics_port, self.registry(), self.reporter.take_all)
+        yield server.readiness_server(ports.ready_port, self.pending)
+
+    def _dump(self) -> dict[str, object]:
+        self.reporter.take_all()
+        return dump.dump(
+            self.config,
+            self.store,
+            self.identities.certificates(),
+            self.pods,
+            self.engine.connections(),
+            self.names,
+        )
+
+    def pending(self) -> list[str]:
+        """What readiness waits for."""
+        waiting = []
+        if not self.ads.synced.is_set():
+            waiting.append(f"controller {self.config.control.controller} ({self.ads.last_error})")
+        if not self.agent.snapshot.is_set():
+            waiting.append("the node agent's snapshot")
+        if self.agent.failures:
+            waiting.append(f"{len(self.agent.failures)} pods that cannot be served")
+        return waiting
+
+
+async def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; raises what a part of the process failed with."""
+    _raise_descriptor_limit()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        plane = await _or_stop(open_plane(config.key), stop)
+        if plane is None:
+            return
+        stack.callback(plane.close)
+        background = await stack.enter_async_context(Background())
+        ztunnel = Ztunnel(config, plane, background)
+        stack.callback(ztunnel.engine.close)
+        stack.push_async_callback(ztunnel.link.close)
+        for http in ztunnel.servers():
+            await stack.enter_async_context(http)
+        ztunnel.engine.start()
+        loop.add_reader(ztunnel.engine.event_fd, ztunnel.reporter.take)
+        stack.callback(loop.remove_reader, ztunnel.engine.event_fd)
+        background.start(ztunnel.ads.run(), "controller stream")
+        agent = background.run_once(ztunnel.agent.run(), "agent link")
+        background.start(ztunnel.earlier.run(), "connections from before enrolment")
+        await _serve(ztunnel, background, stop)
+        agent.cancel()  # a draining ztunnel takes no more pods
+        await _drain(ztunnel)
+
+
+async def _serve(ztunnel: Ztunnel, background: Background, stop: asyncio.Event) -> None:
+    waiting = {
+        background.run_once(stop.wait(), "signal"),
+        background.run_once(background.failed(), "failure of a part"),
+        background.run_once(_say_when_ready(ztunnel), "readiness"),
+    }
+    while not stop.is_set():
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+async def _say_when_ready(ztunnel: Ztunnel) -> None:
+    started = asyncio.get_running_loop().time()
+    limit = ztunnel.config.control.start_timeout_s
+    told = started
+    while waiting := ztunnel.pending():
+        now = asyncio.get_running_loop().time()
+        if limit and now - started > limit:
+            raise NotReadyInTime(f"not ready after {limit:.0f} s, pending: {', '.join(waiting)}")
+        if now - told >= 10:
+            log.warning("not ready, pending: %s", ", ".join(waiting))
+            told = now
+        await asyncio.sleep(0.02)
+    log.info("ready after %.2f s", asyncio.get_running_loop().time() - started)
+
+
+async def _drain(ztunnel: Ztunnel) -> None:
+    deadline_s = ztunnel.config.data_path.drain_deadline_s
+    log.info("draining, for %.0f s at most", deadline_s)
+    ztunnel.engine.drain(deadline_s)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(deadline_s + DRAIN_GRACE_S):
+            await ztunnel.drained.wait()
+    ztunnel.reporter.take_all()
+
+
+async def _or_stop(opening: Coroutine[Any, Any, Plane], stop: asyncio.Event) -> Plane | None:
+    """The plane, or None when the process is told to end while it waits for it."""
+    async with asyncio.TaskGroup() as group:
+        opened = group.create_task(opening)
+        stopped = group.create_task(stop.wait())
+        await asyncio.wait({opened, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (opened, stopped):
+            task.cancel()
+    return opened.result() if opened.done() and not opened.cancelled() else None
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
