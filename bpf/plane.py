@@ -326,6 +326,13 @@ class Plane:
         entries = kernel.map_batch(self._fds["expected"], ctypes.sizeof(CExpectedKey), ctypes.sizeof(CExpected))
         return len(entries)
 
+    def is_expected(self, local: IPAddress, local_port: int, remote: IPAddress, remote_port: int) -> bool:
+        """Whether a connection, as the pod sees it, is one of the node's probes."""
+        key = CExpectedKey(local_port=socket.htons(local_port), remote_port=socket.htons(remote_port))
+        key.local[:] = to_bytes16(local)
+        key.remote[:] = to_bytes16(remote)
+        return kernel.map_lookup(self._fds["expected"], bytes(key), ctypes.sizeof(CExpected)) is not None
+
     # -- links of pods: made by the agent
 
     def attach_inbound(self, netns: int, netns_fd: int) -> None:
