@@ -59,9 +59,19 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     )
 
 
-def reset_signals() -> None:
+def become_user(uid: int | None, gid: int | None) -> None:
+    """Change group and user, where one is given."""
+    if gid is not None:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+    if uid is not None:
+        os.setresuid(uid, uid, uid)
+        die_with_parent()  # a change of user clears it
+
+
+def reset_signals(also: tuple[int, ...] = ()) -> None:
     """Undo what the interpreter did: a program expects default dispositions and an empty mask."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD, *also):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -148,12 +158,7 @@ def main() -> None:
         if launch["sandbox"]:
             furnish(launch["sandbox"])
         os.chdir(launch["cwd"])
-        if launch["gid"] is not None:
-            os.setgroups([])
-            os.setresgid(launch["gid"], launch["gid"], launch["gid"])
-        if launch["uid"] is not None:
-            os.setresuid(launch["uid"], launch["uid"], launch["uid"])
-            die_with_parent()  # a change of user clears it
+        become_user(launch["uid"], launch["gid"])
     except OSError as error:
         fail(str(error), 125)
     reset_signals()

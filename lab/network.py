@@ -43,6 +43,7 @@ class Network:
     async def make_fabric(self) -> None:
         """The bridge; before any node."""
         await asyncio.to_thread(lambda: wire.make_fabric(namespaces.create(self.fabric)))
+        self._record.name(FABRIC, self.fabric)
         write_text(self._paths.scratch, self._hosts, "")
 
     async def add_node(self, name: str) -> Node:
@@ -54,6 +55,7 @@ class Network:
         others = list(self.nodes.values())
         self.nodes[name] = node
         await asyncio.to_thread(self._wire_node, node, others)
+        self._record.name(f"node/{name}", node.netns_name)
         log = self._paths.logs / "nodes" / name / "dns.log"
         order = Launch(argv=dns.command(self._hosts), namespaces={"net": str(node.netns)}, env=BASE_ENVIRONMENT)
         self.name_servers[name] = Supervised(f"dns on {name}", order, log)

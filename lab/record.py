@@ -14,6 +14,7 @@ class Record:
         self._paths = paths
         self._made_directory = not os.path.ismount(NETNS)
         self._netns: set[str] = set()
+        self._names: dict[str, str] = {}
         self._keys: set[str] = set()
 
     def claim_netns(self, *parts: str) -> str:
@@ -22,6 +23,11 @@ class Record:
         self._netns.add(name)
         self.write()
         return name
+
+    def name(self, target: str, netns: str) -> None:
+        """Let people say `node/NODE` or `fabric` to `lab exec`."""
+        self._names[target] = netns
+        self.write()
 
     def release_netns(self, name: str) -> None:
         """The namespace is gone."""
@@ -42,6 +48,7 @@ class Record:
                 "supervisor": os.getpid(),
                 "made_netns_directory": self._made_directory,
                 "netns": sorted(self._netns),
+                "names": self._names,
                 "keys": sorted(self._keys),
             },
         )

@@ -1,0 +1,1 @@
+"""`culvert lab`: the commands, one module per few that belong together."""

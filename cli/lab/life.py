@@ -1,0 +1,174 @@
+"""`culvert lab up`, `down`, `restart`."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.lab.options import complain, fail, json_option, lab_option, print_json
+from lab import client, manifests, names, paths
+from lab.client import LabError, StartOptions
+from lab.manifests import Manifest
+
+DEFAULT_LAB = "default"
+DEFAULT_NODES = ("node-1", "node-2")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.option("--lab", "lab_name", envvar="CULVERT_LAB", default=DEFAULT_LAB, show_default=True, metavar="NAME",
+              help="What to call it (or CULVERT_LAB).")  # fmt: skip
+@click.option("--nodes", metavar="N|A,B,...", help="Number or names of nodes; default: the Node objects, else those that "
+              "pods name, at least two.")  # fmt: skip
+@click.option("--no-mesh", is_flag=True, help="Only the network and the pods.")
+@click.option("--istio-labels", is_flag=True, help="Honour istio.io labels too, with istio-system as root namespace.")
+@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for the pods.")
+@json_option
+def up(directory: Path, lab_name: str, nodes: str | None, no_mesh: bool, istio_labels: bool, timeout: float,
+       as_json: bool) -> None:  # fmt: skip
+    """Start a lab from a directory (or file) of Kubernetes manifests.
+
+    Pods run programs of this machine: `command` is needed, `image` is not used. Waits until all pods are ready, else
+    says which are not and why, and ends with status 1; the lab then stays up to be looked at. Ctrl-C takes it down.
+
+    \b
+    culvert lab up manifests/
+    culvert lab up manifests/ --lab two --nodes 3 --no-mesh
+    """
+    objects, faults = _read([directory])
+    objects = [*_nodes(objects, nodes), *(o for o in objects if o["kind"] != "Node")]
+    settings: dict[str, Any] = {"istio_labels": True, "root_namespace": "istio-system"} if istio_labels else {}
+    progress = (lambda _: None) if as_json else complain
+    try:
+        client.start(lab_name, StartOptions(with_mesh=not no_mesh, settings=json.dumps(settings)))
+        with _down_when_interrupted(lab_name):
+            refused = report(client.order(lab_name, "apply", timeout + 60, objects=objects)["outcomes"])
+            for name in client.order(lab_name, "status")["mesh"].get("missing", ()):
+                progress(f"{name} is not installed here and does not run")
+            not_ready = client.wait_ready(lab_name, timeout, progress)
+            status = client.order(lab_name, "status")
+    except LabError as error:
+        fail(str(error))
+    for line in not_ready:
+        complain(f"not ready: {line}")
+    if as_json:
+        print_json({**status, "faults": [str(f) for f in faults], "refused": refused, "not_ready": not_ready})
+    else:
+        complain(f"lab {lab_name} is up: {len(status['nodes'])} nodes, {len(status['pods'])} pods")
+    sys.exit(1 if faults or refused or not_ready else 0)
+
+
+@click.command()
+@lab_option
+@click.option("--all", "every", is_flag=True, help="All labs of this machine.")
+def down(lab_name: str | None, every: bool) -> None:
+    """End a lab and remove all of it: processes, programs, namespaces, files.
+
+    Works too when its supervisor was killed. Nothing happens with --all when there is no lab.
+    """
+    try:
+        chosen = list(paths.labs()) if every else [client.choose(lab_name)]
+        left = [line for name in chosen for line in client.take_down(name)]
+    except LabError as error:
+        fail(str(error))
+    for line in left:
+        complain(f"left behind: {line}")
+    sys.exit(1 if left else 0)
+
+
+@click.command()
+@click.argument("target", metavar="NS/POD|node/NODE/COMPONENT|controller")
+@click.option("--signal", "signal_name", default="TERM", show_default=True, metavar="NAME",
+              help="For components: KILL to crash one.")  # fmt: skip
+@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="For pods: how long to wait.")
+@lab_option
+def restart(target: str, signal_name: str, timeout: float, lab_name: str | None) -> None:
+    """Replace a pod by a fresh one, or end a component so that its supervisor starts it again.
+
+    \b
+    culvert lab restart shop/web
+    culvert lab restart node/node-1/ztunnel --signal KILL
+    """
+    try:
+        number = signal.Signals[f"SIG{signal_name.upper().removeprefix('SIG')}"]
+    except KeyError:
+        raise click.UsageError(f"there is no signal {signal_name!r}") from None
+    try:
+        lab = client.choose(lab_name)
+        client.order(lab, "restart", target=target, signal=int(number))
+        is_pod = not target.startswith("node/") and target != "controller"
+        path = target if "/" in target else f"default/{target}"
+        not_ready = client.wait_ready(lab, timeout, lambda _: None, {path}) if is_pod else []
+    except LabError as error:
+        fail(str(error))
+    if not_ready:
+        fail(f"not ready: {not_ready[0]}")
+
+
+def report(outcomes: list[dict[str, Any]]) -> list[str]:
+    """Complain about what was refused or has no effect; returns the refusals."""
+    refused = [f"{o['object']}: {o['reason']}" for o in outcomes if o["outcome"] == "refused"]
+    for line in refused:
+        complain(f"refused: {line}")
+    for o in outcomes:
+        for field in o["unused"]:
+            complain(f"note: {o['object']}: {field} has no effect in a lab")
+    return refused
+
+
+def read_or_fail(sources: list[Path]) -> tuple[list[Manifest], list[manifests.Fault]]:
+    """Read manifests, complaining about what cannot be read."""
+    return _read(sources)
+
+
+def _read(sources: list[Path]) -> tuple[list[Manifest], list[manifests.Fault]]:
+    try:
+        objects, faults = manifests.read(sources)
+    except (OSError, UnicodeDecodeError) as error:
+        fail(str(error))
+    for fault in faults:
+        complain(f"skipped: {fault}")
+    return objects, faults
+
+
+def _nodes(objects: list[Manifest], asked: str | None) -> list[Manifest]:
+    """The Node objects of a new lab."""
+    given = [o for o in objects if o["kind"] == "Node"]
+    if asked is None and given:
+        return given
+    if asked is None:
+        named = {str((o.get("spec") or {}).get("nodeName") or "") for o in objects if o["kind"] == "Pod"} - {""}
+        wanted = sorted(named) + [n for n in DEFAULT_NODES if n not in named][: max(0, 2 - len(named))]
+    elif asked.isdigit():
+        wanted = [f"node-{i + 1}" for i in range(int(asked))]
+    else:
+        wanted = [name.strip() for name in asked.split(",") if name.strip()]
+    faults = [fault for fault in map(names.node_fault, wanted) if fault]
+    if faults or not wanted:
+        raise click.UsageError("; ".join(faults) or "a lab has at least one node")
+    known = {o["metadata"]["name"]: o for o in given}
+    return [known.get(name, manifests.normalise({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
+            for name in wanted]  # fmt: skip
+
+
+@contextmanager
+def _down_when_interrupted(lab: str) -> Iterator[None]:
+    """A half-made lab does not outlive its maker's Ctrl-C or SIGTERM."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain(f"interrupted: taking lab {lab} down")
+        client.take_down(lab)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

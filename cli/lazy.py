@@ -1,0 +1,51 @@
+"""A click group that imports a sub-command when it is called: `culvert --help` and `lab exec` pay for nothing else."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Where a sub-command is, and its line in the help of its group."""
+
+    module: str
+    attribute: str
+    short_help: str
+
+
+class LazyGroup(click.Group):
+    """Knows its sub-commands by name; one whose module is not installed is not shown."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are declared."""
+        return [name for name, lazy in self._lazy.items() if _is_there(lazy.module)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command that is called."""
+        lazy = self._lazy.get(cmd_name)
+        if lazy is None or not _is_there(lazy.module):
+            return None
+        command = getattr(importlib.import_module(lazy.module), lazy.attribute)
+        assert isinstance(command, click.Command), f"{lazy.module}:{lazy.attribute} is no command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the sub-commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._lazy[name].short_help) for name in self.list_commands(ctx)])
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

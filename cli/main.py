@@ -1,0 +1,28 @@
+"""The entry point `culvert`. Exit status: 0 done, 1 failed (with a reason on standard error), 2 wrong usage."""
+
+import click
+
+from cli.lazy import Lazy, LazyGroup
+
+COMMANDS = {
+    "demo": Lazy("cli.demo", "demo", "Run the demonstration and print a checked report."),
+    "lab": Lazy("cli.lab.group", "lab", "Nodes and pods from network namespaces, on this machine."),
+    "check": Lazy("cli.check", "check", "Say whether this machine has what a node needs."),
+    "node": Lazy("cli.node", "node", "Act on a node's eBPF programs: status, upgrade-bpf, unload."),
+    "explain": Lazy("cli.explain", "explain", "Say which rule decides about a connection, and why."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here:  culvert demo",
+)
+def culvert() -> None:
+    """Culvert: a sidecarless service mesh. eBPF captures, one ztunnel per node carries over mutual TLS."""
+
+
+def main() -> None:
+    """Run the command line."""
+    culvert(prog_name="culvert")

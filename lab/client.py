@@ -1,0 +1,225 @@
+"""What the command line does with labs: find one, start one, take one down, ask its supervisor.
+
+A lab's directory is locked (flock) for as long as its supervisor lives, so that "is it alive" has one answer, also in the
+moment between `lab up` and the first order.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import paths
+from lab.control import Refused, SupervisorGone, ask
+from lab.names import lab_fault
+from lab.paths import LabPaths
+
+START_DEADLINE_S = 20.0
+DOWN_DEADLINE_S = 30.0
+
+
+class LabError(Exception):
+    """Something that a user can act on; the text says how."""
+
+
+def choose(given: str | None) -> str:
+    """The lab that is meant: the given one, else the only one; raises LabError."""
+    existing = list(paths.labs())
+    if given is not None:
+        if given not in existing:
+            raise LabError(f"there is no lab {given!r}; {_those(existing)}")
+        return given
+    if len(existing) == 1:
+        return existing[0]
+    if existing:
+        raise LabError(f"which lab? {_those(existing)}: say --lab NAME or set CULVERT_LAB")
+    raise LabError("no lab runs on this machine: `culvert lab up DIR` starts one")
+
+
+def is_alive(lab: str) -> bool:
+    """Whether a lab has a supervisor."""
+    with _locked(lab) as free:
+        return not free
+
+
+def order(lab: str, do: str, timeout_s: float = 60.0, **arguments: Any) -> dict[str, Any]:
+    """Have a lab's supervisor do something; raises LabError."""
+    try:
+        return ask(LabPaths(lab).control, {"do": do, **arguments}, timeout_s)
+    except Refused as error:
+        raise LabError(str(error)) from error
+    except SupervisorGone as error:
+        if is_alive(lab):
+            raise LabError(f"the supervisor of lab {lab!r} does not listen yet: {error}") from error
+        raise LabError(f"the supervisor of lab {lab!r} has died: `culvert lab down --lab {lab}` removes the rest") from error
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """How a lab is started."""
+
+    with_mesh: bool = True
+    settings: str = "{}"
+
+
+def start(lab: str, options: StartOptions) -> None:
+    """Start a lab's supervisor and wait until it takes orders; raises LabError and then leaves nothing."""
+    fault = lab_fault(lab)
+    if fault:
+        raise LabError(fault)
+    if os.geteuid() != 0:
+        raise LabError("a lab makes network namespaces: run this as root")
+    own = LabPaths(lab)
+    own.root.mkdir(parents=True, exist_ok=True)
+    with _locked(lab) as free:
+        if not free:
+            raise LabError(f"lab {lab!r} is up already: `culvert lab apply -f DIR --lab {lab}` changes it")
+        if own.record.exists():
+            _sweep(lab)  # its supervisor was killed; this takes the directory and its lock away
+    own.root.mkdir(parents=True, exist_ok=True)
+    process = _spawn(own, options)
+    deadline = time.monotonic() + START_DEADLINE_S
+    while True:
+        try:
+            ask(own.control, {"do": "ping"}, 5.0)
+            return
+        except (SupervisorGone, Refused) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = _tail(own.root / "supervisor.log") or str(error)
+                process.kill()
+                process.wait()
+                _sweep(lab)
+                raise LabError(f"lab {lab!r} cannot be started: {said}") from error
+        time.sleep(0.02)
+
+
+def take_down(lab: str) -> list[str]:
+    """End a lab and remove all of it; returns what could not be removed."""
+    own = LabPaths(lab)
+    try:
+        supervisor = os.pidfd_open(ask(own.control, {"do": "ping"}, 5.0)["pid"])
+        ask(own.control, {"do": "down"}, 5.0)
+    except (SupervisorGone, Refused, OSError):
+        supervisor = -1
+    _wait_unlocked(lab, supervisor)
+    if own.root.exists():
+        return _sweep(lab)
+    return []
+
+
+def wait_ready(
+    lab: str, timeout_s: float, progress: Callable[[str], None], only: set[str] | None = None
+) -> list[str]:
+    """Wait for pods to become ready or finished; returns the reasons of those that are not, one line each."""
+    deadline = time.monotonic() + timeout_s
+    shown: set[str] = set()
+    while True:
+        status = order(lab, "status")
+        pods = [pod for pod in status["pods"] if only is None or _path(pod) in only]
+        for pod in pods:
+            if is_settled(pod) and _path(pod) not in shown:
+                shown.add(_path(pod))
+                progress(f"pod {_path(pod)} on {pod['node']} is {_word(pod)} ({', '.join(pod['ips'])})")
+        waiting = [pod for pod in pods if not is_settled(pod)]
+        failed = [pod for pod in pods if pod["phase"] == "Failed"]
+        if not waiting or time.monotonic() > deadline:
+            return [f"pod {_path(pod)} on {pod['node']}: {pod['why']}" for pod in (*waiting, *failed)]
+        time.sleep(0.1)
+
+
+def is_settled(pod: dict[str, Any]) -> bool:
+    """Whether nothing more is to be waited for."""
+    return pod["ready"] or pod["phase"] in ("Succeeded", "Failed")
+
+
+def _word(pod: dict[str, Any]) -> str:
+    return "ready" if pod["ready"] else pod["phase"].lower()
+
+
+def _path(pod: dict[str, Any]) -> str:
+    return f"{pod['namespace']}/{pod['name']}"
+
+
+def _those(labs: list[str]) -> str:
+    return f"these are there: {', '.join(labs)}" if labs else "none is there: `culvert lab up DIR` starts one"
+
+
+def _spawn(own: LabPaths, options: StartOptions) -> "subprocess.Popen[bytes]":
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": root,
+        "LANG": "C.UTF-8",
+    }
+    command = [sys.executable, "-m", "lab.supervisor", "--lab", own.lab, "--settings", options.settings]
+    lock = os.open(own.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # handed on: it falls when the supervisor ends
+        with (own.root / "supervisor.log").open("ab") as log:
+            return subprocess.Popen(
+                command if options.with_mesh else [*command, "--no-mesh"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+    except BlockingIOError as error:
+        raise LabError(f"lab {own.lab!r} is being started by somebody else") from error
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _locked(lab: str) -> Iterator[bool]:
+    """Try to take a lab's lock; whether it was free."""
+    try:
+        fd = os.open(LabPaths(lab).root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+    finally:
+        os.close(fd)
+
+
+def _wait_unlocked(lab: str, supervisor: int) -> None:
+    deadline = time.monotonic() + DOWN_DEADLINE_S
+    while is_alive(lab):
+        if time.monotonic() > deadline:
+            if supervisor < 0:
+                raise LabError(f"lab {lab!r} is held by a supervisor that does not answer; end it and try again")
+            _kill(supervisor)
+        time.sleep(0.02)
+
+
+def _kill(pidfd: int) -> None:
+    import signal  # noqa: PLC0415  rarely needed
+
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _sweep(lab: str) -> list[str]:
+    from lab.cleanup import sweep  # noqa: PLC0415  only when a lab ends
+
+    return sweep(lab)
+
+
+def _tail(path: Path, lines: int = 5) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except FileNotFoundError:
+        return ""
