@@ -176,7 +176,7 @@ enum cv_counter {
 	CV_COUNT_CARRY_MOVED,
 	CV_COUNT_CARRY_DROPPED,           /* connector closed before anyone accepted */
 	CV_COUNT_CARRY_FULL,              /* `inflight` or `expected` full, or no room for the acceptor's note */
-	CV_COUNT_INBOUND_LOOPBACK,
+	CV_COUNT_INBOUND_LOOPBACK,        /* the pod with itself */
 	CV_COUNT_INBOUND_EXPECTED,
 	CV_COUNT_INBOUND_STEERED,
 	CV_COUNT_INBOUND_FALLBACK,        /* ztunnel away, pod lets pass */

@@ -2,7 +2,7 @@
 /*
  * sk_lookup, attached to the netns of each enrolled pod: who answers a TCP connection that arrives from outside.
  *
- * Loopback passes: it is the pod with itself, or ztunnel with the application. So does a tuple that a connecting
+ * What the pod sends to itself passes: its own doings, or ztunnel dialling the application. So does a tuple that a connecting
  * socket of this node announced: the node's own probes. All else goes to ztunnel's listeners in this pod, port 15008
  * to the one that speaks HBONE. While ztunnel is away the connection is refused (RST), unless the pod's `fallback` says
  * that anybody may connect to it; 15008 is refused then too.
@@ -13,12 +13,29 @@
 
 enum { CV_SK_NO_REUSEPORT = BPF_SK_LOOKUP_F_NO_REUSEPORT }; /* or a leaving ztunnel would be chosen again */
 
-static inline bool is_expected(struct bpf_sk_lookup *ctx, const struct cv_addr16 *local, __u64 netns)
+/*
+ * A connection of the pod to its own address goes over `lo` but is said to arrive on the interface that holds the
+ * address. It is known by its source: from outside, IPv4 refuses such a source as martian, and a SYN that fakes it in
+ * IPv6 never gets to see the answer.
+ */
+static inline bool is_from_itself(const struct cv_addr16 *local, struct cv_addr16 *remote)
 {
-	struct cv_expected_key key = { .local = *local };
+	struct cv_address *here, *there;
+	struct cv_addr16 key = *local;
+
+	if (cv_same(local, remote))
+		return true;
+	here = addresses.lookup(&key);
+	there = addresses.lookup(remote);
+	return here && there && here->netns == there->netns;
+}
+
+static inline bool is_expected(struct bpf_sk_lookup *ctx, const struct cv_addr16 *local,
+			       const struct cv_addr16 *remote, __u64 netns)
+{
+	struct cv_expected_key key = { .local = *local, .remote = *remote };
 	struct cv_expected *value;
 
-	CV_ADDRESS(&key.remote, ctx, remote);
 	key.local_port = CV_NETWORK16((__u16)ctx->local_port);
 	key.remote_port = ctx->remote_port;
 	value = expected.lookup(&key);
@@ -54,22 +71,23 @@ static inline int steer(struct bpf_sk_lookup *ctx, __u64 netns, __u32 port)
 
 int inbound(struct bpf_sk_lookup *ctx)
 {
+	struct cv_addr16 local, remote;
 	struct cv_address *address;
-	struct cv_addr16 local;
 
 	if (ctx->protocol != CV_IPPROTO_TCP)
 		return SK_PASS;
-	if (ctx->ingress_ifindex == CV_LOOPBACK_IFINDEX) {
+	CV_ADDRESS(&local, ctx, local);
+	CV_ADDRESS(&remote, ctx, remote);
+	if (ctx->ingress_ifindex == CV_LOOPBACK_IFINDEX || is_from_itself(&local, &remote)) {
 		cv_count(CV_COUNT_INBOUND_LOOPBACK);
 		return SK_PASS;
 	}
-	CV_ADDRESS(&local, ctx, local);
 	address = addresses.lookup(&local);
 	if (!address) {
 		cv_count(CV_COUNT_INBOUND_UNKNOWN_ADDRESS);
 		return SK_DROP;
 	}
-	if (is_expected(ctx, &local, address->netns)) {
+	if (is_expected(ctx, &local, &remote, address->netns)) {
 		cv_count(CV_COUNT_INBOUND_EXPECTED);
 		return SK_PASS;
 	}
