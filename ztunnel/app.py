@@ -35,7 +35,7 @@ from ztunnel.identity.ca import GrpcCa
 from ztunnel.identity.manager import IdentityManager
 from ztunnel.inpod.agent_link import AgentLink
 from ztunnel.inpod.earlier import EarlierConnections
-from ztunnel.inpod.pods import PodInfo, PodTable
+from ztunnel.inpod.pods import Pod, PodInfo, PodTable
 from ztunnel.kernel import KernelMaps, open_plane
 from ztunnel.state import Store
 from ztunnel.telemetry.access_log import AccessLog
@@ -75,7 +75,9 @@ class Ztunnel:
         )
         ca = GrpcCa(self.link.channel, self.link.metadata, control.certificate_ttl_s)
         self.identities = IdentityManager(ca, self.engine, background)
-        self.pods = PodTable(self.kernel, self.engine, self.identities, self._identity_of, self._workload_uid_of)
+        self.pods = PodTable(
+            self.kernel, self.engine, self.identities, self._identity_of, self._workload_uid_of, self._pod_added
+        )
         self.agent = AgentLink(place.runtime / "ztunnel.sock", self.pods)
         self.earlier = EarlierConnections(self.store, plane, self.pods)
         self.updates = Updates(
@@ -96,6 +98,10 @@ class Ztunnel:
 
     def _live(self) -> Iterable[tuple[ConnectionEvent, Edge]]:
         return self.reporter.live()
+
+    def _pod_added(self, pod: Pod) -> None:
+        self.updates.refresh_fallback(pod)
+        self.earlier.judge_soon()
 
     def _identity_of(self, info: PodInfo) -> Identity:
         return Identity(self.config.place.trust_domain, info.namespace, info.service_account)

@@ -83,12 +83,14 @@ class PodTable:
         identities: Identities,
         identity_of: Callable[[PodInfo], Identity],
         workload_uid_of: Callable[[PodInfo], str],
+        added: Callable[[Pod], None],
     ) -> None:
         self._slots = slots
         self._engine = engine
         self._identities = identities
         self._identity_of = identity_of
         self._workload_uid_of = workload_uid_of
+        self._added = added
         self._by_uid: dict[str, Pod] = {}
         self._numbers = itertools.count(1)
         self._leaving: dict[int, Pod] = {}
@@ -120,10 +122,11 @@ class PodTable:
         if known is not None:
             self.remove(info.uid)
         try:
-            self._by_uid[info.uid] = self._open(info, netns, key)
+            pod = self._by_uid[info.uid] = self._open(info, netns, key)
         except BaseException:
             os.close(netns)
             raise
+        self._added(pod)
         log.info("serving pod %s/%s", info.namespace, info.name)
 
     def _open(self, info: PodInfo, netns: int, key: tuple[int, int]) -> Pod:

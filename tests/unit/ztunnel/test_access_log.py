@@ -1,0 +1,68 @@
+import io
+import json
+
+from mesh.identity import Identity
+from mesh.reasons import Reason
+from tests.support.mesh import event, workload
+from ztunnel.model import Service
+from ztunnel.telemetry.access_log import AccessLog
+from ztunnel.telemetry.labels import Edge
+
+CLIENT, WEB = workload("client"), workload("web-1", service_account="web")
+EDGE = Edge(
+    inbound=True,
+    source=CLIENT,
+    destination=WEB,
+    service=Service("web.shop.svc.cluster.local", "shop"),
+    source_principal=str(CLIENT.identity),
+    destination_principal=str(WEB.identity),
+    mutual_tls=True,
+)
+
+
+def line(as_json: bool, **changes: object) -> str:
+    out = io.StringIO()
+    AccessLog(out, as_json, {7: "shop/only-web"}.get).write([(event(**changes), EDGE)])
+    return out.getvalue()
+
+
+def test_a_complete_connection_reads_as_istio_users_expect() -> None:
+    text = line(False)
+    time, level, scope, message, pairs = text.rstrip("\n").split("\t")
+    assert (level, scope, message) == ("info", "access", "connection complete")
+    assert time == "2026-01-01T00:00:00.250000Z"
+    keys = [pair.partition("=")[0] for pair in pairs.split(" ")]
+    assert keys == [
+        "src.addr",
+        "src.workload",
+        "src.namespace",
+        "src.identity",
+        "dst.addr",
+        "dst.hbone_addr",
+        "dst.service",
+        "dst.workload",
+        "dst.namespace",
+        "dst.identity",
+        "direction",
+        "bytes_sent",
+        "bytes_recv",
+        "duration",
+        "reason",
+    ]
+    assert 'src.identity="' not in pairs
+    assert f"src.identity={Identity('cluster.local', 'shop', 'client')}" in pairs
+    assert "bytes_sent=5 bytes_recv=7 duration=12ms reason=ok" in pairs
+
+
+def test_a_denied_connection_names_its_policy() -> None:
+    found = json.loads(line(True, reason=Reason.POLICY_DENIED, policy=7, opened=False, status=401))
+    assert found["message"] == "connection failed"
+    assert found["level"] == "error"
+    assert found["policy"] == "shop/only-web"
+    assert found["error"] == "policy denied: policy shop/only-web: http status 401"
+
+
+def test_a_detail_cannot_forge_another_field_or_line() -> None:
+    text = line(False, reason=Reason.TLS_FAILED, detail='bad\nlevel=info policy="x"')
+    assert text.count("\n") == 1
+    assert r"bad\nlevel=info policy=\"x\"" in text
