@@ -1,0 +1,155 @@
+"""The controller process: builds the parts, joins them, runs until it is told to stop."""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+
+from controller.ca.authority import Authority, Lifetimes
+from controller.ca.issuer import Issuer, load, load_or_create_root
+from controller.ca.service import CertificateService
+from controller.config import Config, split_address
+from controller.index.captures import Captures
+from controller.index.index import Index
+from controller.index.objects import Change
+from controller.pipeline import Pipeline
+from controller.serve.ads import DeltaAds
+from controller.serve.callers import NodeCertificates
+from controller.serve.hub import Hub
+from controller.serve.reports import CaptureReports
+from controller.serve.server import ServingCertificate, make_server
+from controller.serve.store import ResourceSet
+from controller.sources.base import Fault
+from controller.sources.files import FilesSource
+from controller.status.metrics import Metrics
+from controller.status.pages import debug_routes, monitoring_routes
+from controller.status.report import FILE, StatusReport
+from controller.translate.compile import Inputs
+from controller.translate.facts import Mesh
+from mesh.aio import Background
+from mesh.http import HttpServer
+from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
+
+log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime.datetime:
+    """The clock of certificates."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def make_authority(config: Config) -> Authority:
+    """The signing side of the CA; raises IssuerUnavailable."""
+    issuer = open_issuer(config)
+    lifetimes = Lifetimes(
+        default=datetime.timedelta(seconds=config.authority.leaf_ttl_s),
+        longest=datetime.timedelta(seconds=config.authority.longest_leaf_ttl_s),
+    )
+    return Authority(issuer, lifetimes, utc_now)
+
+
+def open_issuer(config: Config) -> Issuer:
+    """The operator's issuer if there is one, else the local root."""
+    if config.authority.ca_dir is not None:
+        return load(config.authority.ca_dir, utc_now())
+    return load_or_create_root(config.state, config.mesh.trust_domain, utc_now())
+
+
+class Controller:
+    """One controller; `run` is its life. Implements the Sink of its source."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.metrics = Metrics()
+        self.hub = Hub([ResourceSet(ADDRESS_TYPE), ResourceSet(AUTHORIZATION_TYPE)])
+        self.hub.on_count = self.metrics.streams.set
+        self.captures = Captures(config.state / "captures.json")
+        mesh = Mesh(
+            cluster_id=config.mesh.cluster_id,
+            cluster_domain=config.mesh.cluster_domain,
+            trust_domain=config.mesh.trust_domain,
+            root_namespace=config.mesh.root_namespace,
+            istio_labels=config.mesh.istio_labels,
+        )
+        self.index = Index(mesh.root_namespace)
+        self.pipeline = Pipeline(Inputs(self.index, self.captures, mesh), self.hub, self.metrics)
+        self.status = StatusReport(config.state / FILE)
+        self.authority = make_authority(config)
+        self.certificate = ServingCertificate(self.authority, config.serve.dns_names, config.serve.addresses)
+        authenticator = NodeCertificates(mesh.trust_domain)
+        self.ads = DeltaAds(self.hub, authenticator, self.metrics)
+        certificates = CertificateService(
+            self.authority, authenticator, self.index.runs_on, mesh.trust_domain, self.metrics
+        )
+        reports = CaptureReports(self.pipeline, self.hub, authenticator, self.metrics)
+        self.server = make_server(self.ads, certificates, reports)
+        self.port = 0
+        self.is_ready = False
+
+    # --- Sink
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take a batch of the source; the first one opens the doors."""
+        self.pipeline.apply(changes)
+        self._write_status()
+        if not self.is_ready:
+            self.is_ready = True
+            self.ads.open_for_nodes()
+            log.info("serving %s", ", ".join(f"{count} {kind}" for kind, count in self.index.counts().items() if count))
+
+    def set_faults(self, faults: Sequence[Fault]) -> None:
+        """Take the source's list of what is malformed."""
+        self.metrics.source_errors.set(len(faults))
+        self.status.set_faults(faults)
+        self._write_status()
+
+    def _write_status(self) -> None:
+        self.status.write(self.index)
+        self.metrics.policies_rejected.set(self.status.not_accepted)
+
+    # --- life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`, then drain. Raises what ended a part that should have lasted."""
+        assert self.config.source.manifests is not None, "settings were checked"
+        source = FilesSource(self.config.source.manifests)
+        async with self._listening(), Background() as tasks:
+            tasks.start(source.run(self), "source")
+            tasks.start(self.certificate.keep_fresh(), "serving-certificate")
+            stopped = tasks.run_once(stop.wait(), "stop")
+            failed = tasks.run_once(tasks.failed(), "failed")
+            await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                await failed
+            log.info("draining")
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        serve = self.config.serve
+        monitoring = HttpServer(
+            *split_address(serve.metrics_listen), monitoring_routes(self.metrics, lambda: self.is_ready)
+        )
+        debug = HttpServer(
+            *split_address(serve.debug_listen), debug_routes(self.config, self.hub, self.captures, self.status)
+        )
+        async with monitoring, debug:
+            self.port = self.server.add_secure_port(serve.listen, self.certificate.credentials())
+            await self.server.start()
+            log.info("listening on %s (port %d), metrics on %s", serve.listen, self.port, serve.metrics_listen)
+            try:
+                yield
+            finally:
+                self.is_ready = False
+                await self.server.stop(self.config.drain_s)
+
+
+async def serve(config: Config) -> None:
+    """Run a controller until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Controller(config).run(stop)

@@ -1,0 +1,147 @@
+"""Settings of the controller."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from mesh.identity import DEFAULT_TRUST_DOMAIN, Identity, InvalidIdentity
+from mesh.settings import SettingsFault, load, setting
+
+SOURCES = ("files",)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """Where objects come from."""
+
+    source: str = setting("files", "where cluster objects come from: files")
+    manifests: Path | None = setting(None, "directory of Kubernetes manifests, for the source files")
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    """What the mesh is called."""
+
+    cluster_id: str = setting("Kubernetes", "name of this cluster in workload names")
+    cluster_domain: str = setting("cluster.local", "DNS suffix of services")
+    trust_domain: str = setting(DEFAULT_TRUST_DOMAIN, "SPIFFE trust domain")
+    root_namespace: str = setting("culvert-system", "namespace whose policies apply to the whole mesh")
+    istio_labels: bool = setting(False, "honour Istio's labels and annotations on pods")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Where the controller listens."""
+
+    listen: str = setting("0.0.0.0:15012", "address:port of xDS, CA and capture reports (TLS)")
+    dns_names: tuple[str, ...] = setting(("localhost",), "DNS names in the serving certificate")
+    addresses: tuple[str, ...] = setting(("127.0.0.1", "::1"), "IP addresses in the serving certificate")
+    metrics_listen: str = setting("0.0.0.0:15014", "address:port of /metrics and /healthz/ready")
+    debug_listen: str = setting("127.0.0.1:15016", "loopback address:port of /debug")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityConfig:
+    """How certificates are made."""
+
+    ca_dir: Path | None = setting(None, "directory with an issuer in the layout of Istio's cacerts (default: own root)")
+    leaf_ttl_s: int = setting(86_400, "lifetime of workload certificates that ask for none, seconds")
+    longest_leaf_ttl_s: int = setting(90 * 86_400, "longest lifetime of any leaf, seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`controller serve`."""
+
+    state: Path = setting(meaning="directory of what the controller keeps: root, status, captures")
+    log_level: str = setting("info", "debug, info, warning or error")
+    drain_s: float = setting(2.0, "how long calls may end after SIGTERM, seconds")
+    source: SourceConfig = field(default_factory=SourceConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    authority: AuthorityConfig = field(default_factory=AuthorityConfig)
+
+    @classmethod
+    def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Config":
+        """Settings from everywhere; raises SettingsFault with every fault, or HelpAsked."""
+        config = load(cls, "controller serve", argv, env)
+        if faults := list(_faults(config)):
+            raise SettingsFault("controller serve", faults)
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialConfig:
+    """`controller credential`: a node's certificate, issued offline."""
+
+    state: Path = setting(meaning="the controller's state directory")
+    node: str = setting(meaning="name of the node")
+    out: Path = setting(meaning="directory for cert.pem, key.pem and roots.pem")
+    trust_domain: str = setting(DEFAULT_TRUST_DOMAIN, "SPIFFE trust domain")
+    ca_dir: Path | None = setting(None, "directory with an issuer, if the controller has one")
+    ttl_s: int = setting(90 * 86_400, "lifetime of the certificate, seconds")
+
+    @classmethod
+    def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "CredentialConfig":
+        """Settings from everywhere; raises SettingsFault with every fault, or HelpAsked."""
+        config = load(cls, "controller credential", argv, env)
+        faults = list(_trust_domain_faults(config.trust_domain))
+        if "/" in config.node or not config.node.isprintable() or not config.node.isascii():
+            faults.append(f"--node: {config.node!r} is not a node name")
+        if config.ttl_s == 0:
+            faults.append("--ttl-s: 0 is no lifetime")
+        if faults:
+            raise SettingsFault("controller credential", faults)
+        return config
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`1.2.3.4:80` or `[::]:80`; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    ip_address(host)
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not address:port")
+    return host, int(port)
+
+
+def _faults(config: Config) -> list[str]:
+    faults = [*_source_faults(config.source), *_trust_domain_faults(config.mesh.trust_domain)]
+    for name in ("listen", "metrics_listen", "debug_listen"):
+        text = getattr(config.serve, name)
+        flag = f"--{name.replace('_', '-')}"
+        try:
+            host, _ = split_address(text)
+            if name == "debug_listen" and not ip_address(host).is_loopback:
+                faults.append(f"{flag}: {host} is not a loopback address")
+        except ValueError:
+            faults.append(f"{flag}: {text!r} is not address:port")
+    for address in config.serve.addresses:
+        try:
+            ip_address(address)
+        except ValueError:
+            faults.append(f"--addresses: {address!r} is not an IP address")
+    if not config.mesh.root_namespace:
+        faults.append("--root-namespace: is empty")
+    if config.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        faults.append(f"--log-level: {config.log_level!r} is none of debug, info, warning, error")
+    if not 0 < config.authority.leaf_ttl_s <= config.authority.longest_leaf_ttl_s:
+        faults.append("--leaf-ttl-s: must be above 0 and not above --longest-leaf-ttl-s")
+    return faults
+
+
+def _source_faults(source: SourceConfig) -> list[str]:
+    if source.source not in SOURCES:
+        return [f"--source: {source.source!r} is none of {', '.join(SOURCES)}"]
+    if source.manifests is None:
+        return ["--manifests: missing (the source files reads this directory)"]
+    return [] if source.manifests.is_dir() else [f"--manifests: {source.manifests} is not a directory"]
+
+
+def _trust_domain_faults(name: str) -> list[str]:
+    try:
+        Identity(name, "namespace", "account")
+    except InvalidIdentity as error:
+        return [f"--trust-domain: {error}"]
+    return []

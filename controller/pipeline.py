@@ -1,0 +1,73 @@
+"""The single writer: batches of changes in, resources in the store out.
+
+index -> targets -> translation -> store -> hub, in one step without awaiting, so that a reader never sees half of a
+batch. Level-triggered: a target is translated from what the index holds now, whatever changed it.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from controller.index.index import Target, What
+from controller.index.objects import Change, Kind, Pod
+from controller.serve.hub import Hub
+from controller.status.metrics import Metrics
+from controller.translate.compile import Inputs, compile_target
+from mesh.xds import ADDRESS_TYPE
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Owns the index, the captures and the store as their only writer."""
+
+    def __init__(self, inputs: Inputs, hub: Hub, metrics: Metrics) -> None:
+        self.inputs = inputs
+        self._hub = hub
+        self._metrics = metrics
+        self._names: dict[Target, Sequence[tuple[str, str]]] = {}  # type and name of each target's resources
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take a batch of object changes."""
+        gone = [self.inputs.index.pod(change.key) for change in changes if _is_pod_end(change)]
+        self.inputs.captures.forget(pod for pod in gone if isinstance(pod, Pod))
+        self._translate(self.inputs.index.apply(changes))
+        for kind, count in self.inputs.index.counts().items():
+            self._metrics.objects.labels(kind).set(count)
+
+    def report(self, node: str, pods: Mapping[str, str]) -> int:
+        """Take an agent's report; the revision of addresses that announces it."""
+        keys = self.inputs.captures.report(node, pods)
+        self._translate(Target(What.POD, key) for key in keys)
+        return self._hub.sets[ADDRESS_TYPE].revision
+
+    def _translate(self, targets: Iterable[Target]) -> None:
+        started = time.monotonic()
+        count = changed = 0
+        for target in targets:
+            count += 1
+            changed += self._translate_one(target)
+        if changed:
+            for type_url, resources in self._hub.sets.items():
+                self._metrics.resources.labels(type_url.rpartition(".")[2].lower()).set(len(resources))
+            log.debug("%d targets, %d resources changed in %.1f ms", count, changed, 1e3 * (time.monotonic() - started))
+            self._hub.changed()
+
+    def _translate_one(self, target: Target) -> int:
+        compiled = compile_target(target, self.inputs)
+        names = [(resource.type_url, resource.name) for resource in compiled]
+        changed = sum(self._hub.sets[resource.type_url].put(resource) for resource in compiled)
+        for type_url, name in self._names.get(target, ()):
+            if (type_url, name) not in names:
+                changed += self._hub.sets[type_url].remove(name)
+        if names:
+            self._names[target] = tuple(names)
+        else:
+            self._names.pop(target, None)
+        return changed
+
+
+def _is_pod_end(change: Change) -> bool:
+    if change.kind is not Kind.POD:
+        return False
+    return change.object is None or (isinstance(change.object, Pod) and change.object.is_terminal)

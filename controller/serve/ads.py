@@ -1,0 +1,223 @@
+"""Delta ADS: one `Stream` per node, each its own reader and writer.
+
+Order across types keeps policies ahead of what refers to them: new and changed policies go before workloads, removed
+ones after. A node so never holds a workload whose policy it does not know yet.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.serve.feed import Batch, Feed
+from controller.serve.hub import Hub
+from controller.status.metrics import Metrics
+from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest
+from mesh.xds import (
+    ADDRESS_TYPE,
+    AUTHORIZATION_TYPE,
+    Acked,
+    Event,
+    Nacked,
+    Publisher,
+    RemoteProtocolError,
+    Subscribed,
+    Unsubscribed,
+    encode_response,
+)
+
+log = logging.getLogger(__name__)
+
+_WORDS = {ADDRESS_TYPE: "address", AUTHORIZATION_TYPE: "authorization"}
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A response that is not answered yet."""
+
+    revision: int  # of the type, reached once this is answered; 0 if more was waiting
+    at: float
+
+
+class Stream:
+    """What one node has been sent and still gets. Implements the hub's Listener."""
+
+    def __init__(self, caller: Caller, hub: Hub, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self.caller = caller
+        self.opened_at = clock()
+        self.nacks = 0
+        self._hub = hub
+        self._metrics = metrics
+        self._clock = clock
+        self._publisher = Publisher(tuple(hub.sets))
+        self._feeds = {
+            type_url: Feed(resources, self._publisher.subscription(type_url))
+            for type_url, resources in hub.sets.items()
+        }
+        self._greeted: set[str] = set()
+        self._sent: dict[str, dict[str, _Sent]] = {type_url: {} for type_url in hub.sets}
+        self._settled: dict[str, int] = dict.fromkeys(hub.sets, 0)
+        self._woken = asyncio.Event()
+
+    # --- Listener
+
+    def wake(self) -> None:
+        """Look for something to send."""
+        self._woken.set()
+
+    def has_settled(self, type_url: str, revision: int) -> bool:
+        """The node has answered everything of the type up to the revision, or does not want the type."""
+        if not self._publisher.is_asked(type_url) or self._settled[type_url] >= revision:
+            return True
+        return self._feeds[type_url].is_drained and self._publisher.is_settled(type_url)
+
+    def cursor(self, type_url: str) -> int:
+        """The revision that the stream has taken notice of."""
+        if not self._publisher.is_asked(type_url):
+            return self._hub.sets[type_url].revision
+        return self._feeds[type_url].revision
+
+    # --- the two directions
+
+    def receive(self, request: DeltaDiscoveryRequest) -> None:
+        """Take a request; raises RemoteProtocolError."""
+        for event in self._publisher.receive(request):
+            self._take(event)
+        self.wake()
+
+    async def wait(self) -> None:
+        """Until there may be something to send."""
+        await self._woken.wait()
+        self._woken.clear()
+
+    def next_response(self) -> bytes | None:
+        """The next response to send; None if there is nothing now."""
+        for type_url in (AUTHORIZATION_TYPE, ADDRESS_TYPE):
+            removals = type_url == ADDRESS_TYPE
+            if (response := self._respond(type_url, removals=removals)) is not None:
+                return response
+        if self._is_quiet(ADDRESS_TYPE):
+            return self._respond(AUTHORIZATION_TYPE, removals=True)
+        return None
+
+    def view(self) -> Mapping[str, object]:
+        """The stream for the debug page."""
+        types = {
+            _WORDS[type_url]: {
+                "subscribed": self._publisher.is_asked(type_url),
+                "wildcard": self._publisher.subscription(type_url).is_wildcard,
+                "names": len(self._publisher.subscription(type_url).names),
+                "revision": feed.revision,
+                "settled": self._settled[type_url],
+                "unanswered": len(self._sent[type_url]),
+            }
+            for type_url, feed in self._feeds.items()
+        }
+        age_s = round(self._clock() - self.opened_at, 1)
+        return {"node": self.caller.node, "age_s": age_s, "nacks": self.nacks, "types": types}
+
+    def _is_quiet(self, type_url: str) -> bool:
+        return not self._publisher.is_asked(type_url) or self._feeds[type_url].is_drained
+
+    def _respond(self, type_url: str, *, removals: bool) -> bytes | None:
+        if not self._publisher.may_send(type_url):
+            return None
+        feed = self._feeds[type_url]
+        batch = feed.next_batch(removals=removals)
+        # A first response goes out even when it is empty: it tells the node that it has all there is.
+        if not batch and type_url in self._greeted:
+            return None
+        self._greeted.add(type_url)
+        nonce = self._publisher.begin_response(type_url)
+        self._sent[type_url][nonce] = _Sent(feed.revision if feed.is_drained else 0, self._clock())
+        self._count(type_url, batch)
+        return encode_response(type_url, nonce, batch.resources, batch.removed)
+
+    def _count(self, type_url: str, batch: Batch) -> None:
+        self._metrics.pushes.labels(_WORDS[type_url]).inc()
+        self._metrics.pushed_resources.labels(_WORDS[type_url]).inc(len(batch.resources) + len(batch.removed))
+
+    def _take(self, event: Event) -> None:
+        feed = self._feeds[event.type_url]
+        match event:
+            case Subscribed(names=names, is_first=is_first, held=held):
+                if is_first:
+                    feed.start(held)
+                else:
+                    feed.widen(names)
+            case Unsubscribed(names=names):
+                feed.narrow(names)
+            case Acked(nonce=nonce):
+                self._answered(event.type_url, nonce)
+            case Nacked(nonce=nonce, reason=reason):
+                self.nacks += 1
+                self._metrics.nacks.labels(_WORDS[event.type_url]).inc()
+                log.warning("node %s refused resources of %s: %s", self.caller.node, event.type_url, reason[:2000])
+                self._answered(event.type_url, nonce)
+
+    def _answered(self, type_url: str, nonce: str) -> None:
+        sent = self._sent[type_url].pop(nonce)
+        self._settled[type_url] = max(self._settled[type_url], sent.revision)
+        self._metrics.convergence_s.observe(self._clock() - sent.at)
+        self._hub.note_progress()
+
+
+ServicerContext = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class DeltaAds:
+    """The gRPC method: a stream from its first request to its end."""
+
+    def __init__(self, hub: Hub, authenticator: Authenticator, metrics: Metrics) -> None:
+        self._hub = hub
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._synced = asyncio.Event()
+
+    def open_for_nodes(self) -> None:
+        """Start to answer: the first full set of objects is in the store.
+
+        Before that an answer would say that what is not loaded yet is gone.
+        """
+        self._synced.set()
+
+    async def serve(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
+        """Serve one stream until the node leaves or breaks the protocol."""
+        caller = await require_caller(self._authenticator, context)
+        await self._synced.wait()
+        stream = Stream(caller, self._hub, self._metrics)
+        self._hub.join(stream)
+        log.info("node %s connected from %s", caller.node, context.peer())
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(stream, context), name=f"ads-write-{caller.node}")
+                fault = await self._read(stream, requests)
+                writer.cancel()
+        finally:
+            self._hub.leave(stream)
+            log.info("node %s disconnected", caller.node)
+        if fault is not None:
+            log.warning("node %s: stream ended: %s", caller.node, fault)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
+
+    @staticmethod
+    async def _read(stream: Stream, requests: AsyncIterator[bytes]) -> str | None:
+        """Read until the node closes; what it did wrong, or None."""
+        try:
+            async for data in requests:
+                stream.receive(DeltaDiscoveryRequest.FromString(data))
+        except (RemoteProtocolError, DecodeError) as error:
+            return str(error)
+        return None
+
+    async def _write(self, stream: Stream, context: ServicerContext) -> None:
+        while True:
+            await stream.wait()
+            while (response := stream.next_response()) is not None:
+                await context.write(response)
+            self._hub.note_progress()

@@ -1,0 +1,94 @@
+"""Capture reports of node agents: taken in, announced, and acknowledged once every node has heard.
+
+An agent reads the acknowledgement as "peers now send HBONE to these pods" when it enrols, and as "peers no longer do"
+when it drains, so it comes after the nodes' answers; a node that does not answer holds it up for a bounded time only.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from controller.pipeline import Pipeline
+from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.serve.hub import Hub
+from controller.status.metrics import Metrics
+from mesh.wire.agent_pb2 import CaptureAck, CaptureReport
+from mesh.xds import ADDRESS_TYPE
+
+log = logging.getLogger(__name__)
+
+SERVICE = "culvert.agent.v1.CaptureReports"
+METHOD = "Report"
+
+# A healthy node answers within milliseconds; one that hangs must not keep all others from enrolling pods.
+SETTLE_TIMEOUT_S = 5.0
+# Kubernetes' own limit is 110 pods per node; ten times that is a broken agent.
+MAX_PODS = 2000
+
+
+class _Broken(Exception):
+    """The agent does what the protocol does not allow."""
+
+
+class CaptureReports:
+    """The gRPC method: one stream per agent."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        hub: Hub,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        settle_timeout_s: float = SETTLE_TIMEOUT_S,
+    ) -> None:
+        self._pipeline = pipeline
+        self._hub = hub
+        self._authenticator = authenticator
+        self._metrics = metrics
+        self._settle_timeout_s = settle_timeout_s
+
+    async def serve(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+        """Serve an agent until it leaves. Its last report stays in force."""
+        caller = await require_caller(self._authenticator, context)
+        log.info("agent of node %s connected", caller.node)
+        last = 0
+        try:
+            async for data in requests:
+                report = _read(data, caller, last)
+                last = report.generation
+                await self._take(report)
+                await context.write(CaptureAck(generation=last).SerializeToString())
+        except _Broken as error:
+            log.warning("agent of node %s: %s", caller.node, error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            log.info("agent of node %s disconnected; its last report stays in force", caller.node)
+
+    async def _take(self, report: CaptureReport) -> None:
+        self._metrics.capture_reports.inc()
+        pods = {f"{pod.namespace}/{pod.name}": pod.uid for pod in report.pods}
+        revision = self._pipeline.report(report.node, pods)
+        if not await self._hub.wait_settled(ADDRESS_TYPE, revision, self._settle_timeout_s):
+            self._metrics.captures_unsettled.inc()
+            log.warning(
+                "report %d of node %s is acknowledged although some node has not answered the announcement for %.0f s",
+                report.generation,
+                report.node,
+                self._settle_timeout_s,
+            )
+
+
+def _read(data: bytes, caller: Caller, last: int) -> CaptureReport:
+    try:
+        report = CaptureReport.FromString(data)
+    except DecodeError as error:
+        raise _Broken(f"not a report: {error}") from error
+    if report.node != caller.node:
+        raise _Broken(f"a report for node {report.node!r} from node {caller.node!r}")
+    if report.generation <= last:
+        raise _Broken(f"generation {report.generation} after {last}")
+    if len(report.pods) > MAX_PODS:
+        raise _Broken(f"{len(report.pods)} pods in a report; {MAX_PODS} is the limit")
+    return report

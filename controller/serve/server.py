@@ -1,0 +1,85 @@
+"""The one TLS port of the control plane: delta ADS, certificates and capture reports over gRPC.
+
+Messages cross gRPC as bytes: a response is assembled from resources that were encoded once. The serving certificate
+comes from the mesh's own root and is replaced long before it expires, without a restart.
+"""
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+import grpc
+from cryptography import x509
+
+from controller.ca import keys, service
+from controller.ca.authority import Authority
+from controller.serve import reports
+from controller.serve.ads import DeltaAds
+from mesh.xds import METHOD, SERVICE
+
+log = logging.getLogger(__name__)
+
+# Dead peers are found within a minute; a node that pings at ztunnel's pace (30 s) is not taken for an attacker.
+_OPTIONS = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.so_reuseport", 0),
+]
+
+SERVING_LIFETIME = datetime.timedelta(hours=24)
+
+
+class ServingCertificate:
+    """The server's own leaf, renewed at half its life by `keep_fresh`."""
+
+    def __init__(self, authority: Authority, dns_names: Sequence[str], addresses: Sequence[str]) -> None:
+        self._authority = authority
+        self._names = [
+            *(x509.DNSName(name) for name in dns_names),
+            *(x509.IPAddress(ip_address(address)) for address in addresses),
+        ]
+        self._current = self._issue()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Credentials that look at the current certificate at each handshake."""
+        return grpc.dynamic_ssl_server_credentials(self._current[0], self._latest, require_client_authentication=True)
+
+    async def keep_fresh(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            lifetime = self._current[1].not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+            await asyncio.sleep(max(lifetime.total_seconds() / 2, 1.0))
+            self._current = self._issue()
+            log.info("serving certificate renewed until %s", self._current[1].not_valid_after_utc)
+
+    def _latest(self) -> grpc.ServerCertificateConfiguration:
+        return self._current[0]
+
+    def _issue(self) -> tuple[grpc.ServerCertificateConfiguration, x509.Certificate]:
+        key = keys.new_key()
+        issued = self._authority.sign(key.public_key(), self._names, SERVING_LIFETIME)
+        *chain, roots = issued.pem_chain
+        pair = keys.key_pem(key), "".join(chain).encode()
+        return grpc.ssl_server_certificate_configuration([pair], roots.encode()), issued.certificate
+
+
+def make_server(
+    ads: DeltaAds, certificates: service.CertificateService, captures: reports.CaptureReports
+) -> "grpc.aio.Server":
+    """The gRPC server with its methods, not yet listening."""
+    server = grpc.aio.server(options=_OPTIONS)
+    stream, unary = grpc.stream_stream_rpc_method_handler, grpc.unary_unary_rpc_method_handler
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(SERVICE, {METHOD: stream(ads.serve)}),
+            grpc.method_handlers_generic_handler(service.SERVICE, {service.METHOD: unary(certificates.create)}),
+            grpc.method_handlers_generic_handler(reports.SERVICE, {reports.METHOD: stream(captures.serve)}),
+        )
+    )
+    return server

@@ -1,0 +1,94 @@
+"""The resources as they are served: encoded once, kept in the order of their last change.
+
+A stream needs no copy of what it was sent. Every change of a resource, also its removal, gets the next *revision* of
+its type, and a stream that has been brought up to a revision needs what stands behind it in the change order, in its
+latest form. A slow stream so skips what was overtaken, and costs one number. The store's single writer is the
+pipeline; streams read.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+
+from controller.translate.compile import Resource
+
+
+class ResourceSet:
+    """The resources of one type."""
+
+    def __init__(self, type_url: str) -> None:
+        self.type_url = type_url
+        self.revision = 0
+        self._by_name: dict[str, Resource] = {}
+        self._by_tag: dict[str, set[str]] = {}
+        # Name -> revision of its last change, oldest first; a name that is not in _by_name was removed.
+        self._changed: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def put(self, resource: Resource) -> bool:
+        """Take a resource; False if it is the same as before."""
+        before = self._by_name.get(resource.name)
+        if before is not None and before.version == resource.version and before.tags == resource.tags:
+            return False
+        self._untag(before)
+        self._by_name[resource.name] = resource
+        for tag in resource.tags:
+            self._by_tag.setdefault(tag, set()).add(resource.name)
+        self._mark(resource.name)
+        return True
+
+    def remove(self, name: str) -> bool:
+        """Drop a resource; False if there is none of that name."""
+        before = self._by_name.pop(name, None)
+        if before is None:
+            return False
+        self._untag(before)
+        self._mark(name)
+        return True
+
+    def get(self, name: str) -> Resource | None:
+        """The resource of a name."""
+        return self._by_name.get(name)
+
+    def find(self, name: str) -> set[str]:
+        """The names of the resources that a name or tag stands for."""
+        own = {name} if name in self._by_name else set()
+        return own | self._by_tag.get(name, set())
+
+    def names(self) -> Iterable[str]:
+        """All names."""
+        return self._by_name.keys()
+
+    def resources(self) -> Iterable[Resource]:
+        """All resources."""
+        return self._by_name.values()
+
+    def changed_since(self, revision: int) -> list[str]:
+        """The names that changed or vanished after a revision, in the order of their last change."""
+        behind = takewhile(lambda entry: entry[1] > revision, reversed(self._changed.items()))
+        return [name for name, _ in behind][::-1]
+
+    def forget_removed(self, revision: int) -> None:
+        """Let go of removals that every stream has seen."""
+        for name in list(self._removed_until(revision)):
+            del self._changed[name]
+
+    def _removed_until(self, revision: int) -> Iterator[str]:
+        for name, changed in self._changed.items():
+            if changed > revision:
+                return
+            if name not in self._by_name:
+                yield name
+
+    def _mark(self, name: str) -> None:
+        self.revision += 1
+        self._changed.pop(name, None)
+        self._changed[name] = self.revision
+
+    def _untag(self, resource: Resource | None) -> None:
+        for tag in resource.tags if resource else ():
+            names = self._by_tag[tag]
+            names.discard(resource.name if resource else "")
+            if not names:
+                del self._by_tag[tag]

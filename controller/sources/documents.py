@@ -1,0 +1,111 @@
+"""The text of one manifest file to objects, each document on its own: a broken one takes no other with it."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from controller.index.fields import ObjectFault
+from controller.index.objects import Kind, Object
+from controller.index.parse import key_of, kind_of, parse
+from controller.sources.base import Fault
+
+ObjectKey = tuple[Kind, str]
+
+# At column 0 these end a YAML document wherever they stand (YAML 1.2, 9.1.2).
+_BOUNDARY = re.compile(r"^(?:---(?=\s|$)|\.\.\.\s*$)", re.MULTILINE)
+_BLANK = re.compile(r"(?:\s*(?:#.*|%.*)?\n)*\s*(?:#.*|%.*)?")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as Kubernetes reads it: times stay text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What a file says."""
+
+    objects: dict[ObjectKey, Object] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    unknown_kinds: set[str] = field(default_factory=set)
+    broken: set[ObjectKey] = field(default_factory=set)  # objects that are there but malformed
+    has_unnamed_faults: bool = False  # something is broken and it cannot be told which object it is
+
+
+def read_manifest(text: str, name: str) -> Manifest:
+    """Read all documents of a file; `name` stands in the faults."""
+    manifest = Manifest()
+    for place, document in _documents(text, name, manifest):
+        for where, item in _items(document, place):
+            _take(item, where, manifest)
+    return manifest
+
+
+def keep_last_good(manifest: Manifest, before: Manifest) -> None:
+    """Objects of the file's former version stay in force where the new one is broken."""
+    for key, item in before.objects.items():
+        if key not in manifest.objects and (manifest.has_unnamed_faults or key in manifest.broken):
+            manifest.objects[key] = item
+
+
+def _documents(text: str, name: str, manifest: Manifest) -> Iterator[tuple[str, Any]]:
+    if name.endswith(".json"):
+        pieces = [(text, 1)]
+    else:
+        starts = [0, *(match.end() for match in _BOUNDARY.finditer(text))]
+        ends = [*(match.start() for match in _BOUNDARY.finditer(text)), len(text)]
+        pieces = [(text[start:end], text.count("\n", 0, start) + 1) for start, end in zip(starts, ends, strict=True)]
+    for piece, line in pieces:
+        place = name if len(pieces) == 1 else f"{name}:{line}"
+        if _BLANK.fullmatch(piece):
+            continue
+        try:
+            yield place, json.loads(piece) if name.endswith(".json") else yaml.load(piece, Loader=_Loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            _report_unnamed(manifest, place, " ".join(str(error).split()))
+
+
+def _items(document: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """A `List` stands for its items."""
+    if isinstance(document, dict) and document.get("kind") == "List" and isinstance(document.get("items"), list):
+        for position, item in enumerate(document["items"]):
+            yield f"{place} items[{position}]", item
+    elif document is not None:
+        yield place, document
+
+
+def _take(document: Any, place: str, manifest: Manifest) -> None:
+    try:
+        kind = kind_of(document)
+        if kind is None:
+            manifest.unknown_kinds.add(f"{document['apiVersion']} {document['kind']}")
+            return
+        key = kind, key_of(document, kind)
+    except ObjectFault as error:
+        _report_unnamed(manifest, place, error.what, error.path)
+        return
+    name = f"{kind.value} {key[1]}"
+    try:
+        parsed = parse(document, kind)
+    except ObjectFault as error:
+        manifest.broken.add(key)
+        manifest.faults.append(Fault(place, name, error.path, error.what))
+        return
+    if key in manifest.objects:
+        manifest.faults.append(Fault(place, name, "", "stands earlier in this file; that one counts"))
+        return
+    manifest.objects[key] = parsed
+
+
+def _report_unnamed(manifest: Manifest, place: str, what: str, path: str = "") -> None:
+    manifest.has_unnamed_faults = True
+    manifest.faults.append(Fault(place, "", path, what))
