@@ -6,21 +6,19 @@ that cannot be read is reported, and what it said before stays in force, so that
 mesh; only a file that is gone does.
 """
 
+import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from daemonset.pods import Pod, Snapshot
+from daemonset.watch import DirectoryWatch
 from mesh.addresses import IPAddress, from_bytes16, to_bytes16
 
-log = logging.getLogger(__name__)
-
 # A change is read this long after it was seen, so that a burst is read once.
-SETTLE_MS = 20
-BURST_MS = 200
-RESYNC_MS = 10_000
+SETTLE_S = 0.02
+RESYNC_S = 10.0
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -40,26 +38,17 @@ class RuntimeSource:
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """What is there now, and again after each change that makes a difference."""
-        import watchfiles  # noqa: PLC0415 - only an agent with this source pays for it
-
         self._pods_dir.mkdir(parents=True, exist_ok=True)
-        changes = watchfiles.awatch(
-            self._pods_dir,
-            self._namespaces_file.parent,
-            watch_filter=lambda _, path: self._is_ours(Path(path)),
-            recursive=False,
-            debounce=BURST_MS,
-            step=SETTLE_MS,
-            rust_timeout=RESYNC_MS,
-            yield_on_timeout=True,
-        )
-        last = self.read()
-        yield last
-        async for _ in changes:
-            snapshot = self.read()
-            if snapshot != last:
-                last = snapshot
-                yield snapshot
+        with DirectoryWatch([self._pods_dir, self._namespaces_file.parent]) as watch:
+            last: Snapshot | None = None
+            while True:
+                snapshot = self.read()
+                if snapshot != last:
+                    last = snapshot
+                    yield snapshot
+                if await watch.changed(RESYNC_S):
+                    await asyncio.sleep(SETTLE_S)
+                    watch.drain()
 
     def read(self) -> Snapshot:
         """The directory as it is."""
@@ -72,9 +61,6 @@ class RuntimeSource:
             if twin is not pod:
                 faults.append(f"{path.name}: uid {pod.uid} is that of {twin.full_name} already; left out")
         return Snapshot(pods, self._last_namespaces, tuple(faults))
-
-    def _is_ours(self, path: Path) -> bool:
-        return path == self._namespaces_file or (path.parent == self._pods_dir and path.suffix == ".json")
 
     def _read_namespaces(self, faults: list[str]) -> Mapping[str, Mapping[str, str]]:
         try:

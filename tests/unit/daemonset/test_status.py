@@ -1,0 +1,105 @@
+import asyncio
+import json
+import re
+from pathlib import Path
+
+from daemonset.agent import Agent
+from daemonset.enrolment import KernelFault
+from daemonset.pods import Pod, Snapshot
+from daemonset.status import Sources, Status
+from mesh.aio import Background
+from mesh.http import Request
+from tests.unit.daemonset.fakes import PACE, FakeNamespaces, FakeWorld, pod, settle
+
+
+class Counters:
+    def counters(self) -> dict[str, int]:
+        return {"connect_captured": 7}
+
+
+class BrokenCounters:
+    def counters(self) -> dict[str, int]:
+        raise KernelFault("map counters is gone")
+
+
+def request(path: str) -> Request:
+    return Request("GET", path, {}, {}, b"")
+
+
+async def status_of(fake: FakeWorld, background: Background, *pods: Pod) -> Status:
+    namespaces = FakeNamespaces({"/run/netns/web": 10, "/run/netns/cart": 11})
+    agent = Agent("n1", 1, fake.world, PACE, namespaces, background)
+    agent.start(Snapshot({found.uid: found for found in pods}, {"shop": {"culvert.io/mesh": "enabled"}}), {})
+    await settle()
+    return Status(Sources("n1", "l-n1", step="", agent=agent, kernel=Counters()))  # type: ignore[arg-type]
+
+
+def test_pods_are_listed_with_state_and_reason() -> None:
+    async def run() -> None:
+        async with Background() as background:
+            status = await status_of(FakeWorld(), background, pod("web"), pod("cart", addresses=()))
+            cart, web = status.pods()
+            assert (web["state"], web["captured"], web["netns_cookie"], web["pre_enrolment"]) == (
+                "captured",
+                True,
+                10,
+                3,
+            )
+            assert (cart["state"], cart["refused"]) == ("refused", "no_address")
+            assert "no address" in cart["reason"]
+            document = status.document()
+            assert document["ready"] is True
+            assert "not captured" in document["not_captured"]
+            json.dumps(document)
+
+    asyncio.run(run())
+
+
+def test_metrics_are_well_formed_and_count_states() -> None:
+    async def run() -> None:
+        async with Background() as background:
+            status = await status_of(FakeWorld(), background, pod("web"), pod("cart", addresses=()))
+            text = status.metrics()
+            assert 'culvert_agent_pods{state="captured"} 1' in text
+            assert 'culvert_agent_pods_refused{reason="no_address"} 1' in text
+            assert 'culvert_agent_program_exits_total{exit="connect_captured"} 7' in text
+            sample = re.compile(r'^culvert_agent_[a-z_]+(\{[a-z]+="[a-z_]+"\})? \d+$')
+            assert all(line.startswith("# ") or sample.match(line) for line in text.splitlines())
+            status.sources.kernel = BrokenCounters()  # type: ignore[assignment]
+            answer = await status.routes()["GET", "/metrics"](request("/metrics"))
+            assert (answer.status, answer.body) == (503, b"map counters is gone\n")
+
+    asyncio.run(run())
+
+
+def test_readiness_says_what_is_awaited() -> None:
+    async def run() -> None:
+        status = Status(Sources("n1", "l-n1", step="programs to be loaded"))
+        ready = status.routes()["GET", "/healthz/ready"]
+        answer = await ready(request("/healthz/ready"))
+        assert (answer.status, answer.body) == (503, b"not ready: programs to be loaded\n")
+        status.sources.step = ""
+        assert (await ready(request("/healthz/ready"))).status == 200
+
+    asyncio.run(run())
+
+
+def test_the_file_is_replaced_when_something_changes(tmp_path: Path) -> None:
+    async def run() -> None:
+        path = tmp_path / "agent-status.json"
+        status = Status(Sources("n1", "l-n1"))
+        async with Background() as background:
+            background.start(status.keep_file(path), "status")
+            await settle()
+            before = path.stat().st_ino
+            assert json.loads(path.read_text())["waiting_for"] == "starting"
+            status.changed()
+            await settle()
+            assert path.stat().st_ino == before
+            status.sources.step = ""
+            status.changed()
+            await settle()
+            assert json.loads(path.read_text())["ready"] is True
+
+    asyncio.run(run())
+    assert [found.name for found in tmp_path.iterdir()] == ["agent-status.json"]
