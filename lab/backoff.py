@@ -6,7 +6,9 @@ from collections.abc import Callable
 class Backoff:
     """At once the first time, then doubling up to a bound; a good while of life resets it."""
 
-    def __init__(self, clock: Callable[[], float], first_s: float = 0.25, limit_s: float = 15.0, good_s: float = 10.0) -> None:
+    def __init__(
+        self, clock: Callable[[], float], first_s: float = 0.25, limit_s: float = 15.0, good_s: float = 10.0
+    ) -> None:
         self._clock = clock
         self._first_s = first_s
         self._limit_s = limit_s

@@ -70,7 +70,7 @@ def _processes_in(spaces: set[str]) -> set[int]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with suppress(OSError):
-                if os.stat(f"/proc/{entry.name}/ns/net").st_ino in inodes:
+                if Path(f"/proc/{entry.name}/ns/net").stat().st_ino in inodes:
                     found.add(int(entry.name))
     return found
 
@@ -113,5 +113,5 @@ def key_fault(lab: str, node: str) -> str | None:
     key = names.node_key(lab, node)
     for other in paths.labs():
         if other != lab and key in ((paths.read_json(LabPaths(other).record) or {}).get("keys", ())):
-            return f"lab {other!r} has a node whose runtime directory is {paths.node_runtime(key)} too; choose another --lab"
+            return f"lab {other!r} has a node with the directory {paths.node_runtime(key)} too; choose another --lab"
     return None

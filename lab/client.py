@@ -1,7 +1,7 @@
 """What the command line does with labs: find one, start one, take one down, ask its supervisor.
 
-A lab's directory is locked (flock) for as long as its supervisor lives, so that "is it alive" has one answer, also in the
-moment between `lab up` and the first order.
+A lab's directory is locked (flock) for as long as its supervisor lives, so that "is it alive" has one answer, also in
+the moment between `lab up` and the first order.
 """
 
 import fcntl
@@ -15,31 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import paths
-from lab.control import Refused, SupervisorGone, ask
+from lab.ask import Refused, SupervisorGone, ask
+from lab.choice import LabError
 from lab.names import lab_fault
 from lab.paths import LabPaths
 
 START_DEADLINE_S = 20.0
 DOWN_DEADLINE_S = 30.0
-
-
-class LabError(Exception):
-    """Something that a user can act on; the text says how."""
-
-
-def choose(given: str | None) -> str:
-    """The lab that is meant: the given one, else the only one; raises LabError."""
-    existing = list(paths.labs())
-    if given is not None:
-        if given not in existing:
-            raise LabError(f"there is no lab {given!r}; {_those(existing)}")
-        return given
-    if len(existing) == 1:
-        return existing[0]
-    if existing:
-        raise LabError(f"which lab? {_those(existing)}: say --lab NAME or set CULVERT_LAB")
-    raise LabError("no lab runs on this machine: `culvert lab up DIR` starts one")
 
 
 def is_alive(lab: str) -> bool:
@@ -57,7 +39,9 @@ def order(lab: str, do: str, timeout_s: float = 60.0, **arguments: Any) -> dict[
     except SupervisorGone as error:
         if is_alive(lab):
             raise LabError(f"the supervisor of lab {lab!r} does not listen yet: {error}") from error
-        raise LabError(f"the supervisor of lab {lab!r} has died: `culvert lab down --lab {lab}` removes the rest") from error
+        raise LabError(
+            f"the supervisor of lab {lab!r} has died: `culvert lab down --lab {lab}` removes the rest"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +97,7 @@ def take_down(lab: str) -> list[str]:
     return []
 
 
-def wait_ready(
-    lab: str, timeout_s: float, progress: Callable[[str], None], only: set[str] | None = None
-) -> list[str]:
+def wait_ready(lab: str, timeout_s: float, progress: Callable[[str], None], only: set[str] | None = None) -> list[str]:
     """Wait for pods to become ready or finished; returns the reasons of those that are not, one line each."""
     deadline = time.monotonic() + timeout_s
     shown: set[str] = set()
@@ -144,10 +126,6 @@ def _word(pod: dict[str, Any]) -> str:
 
 def _path(pod: dict[str, Any]) -> str:
     return f"{pod['namespace']}/{pod['name']}"
-
-
-def _those(labs: list[str]) -> str:
-    return f"these are there: {', '.join(labs)}" if labs else "none is there: `culvert lab up DIR` starts one"
 
 
 def _spawn(own: LabPaths, options: StartOptions) -> "subprocess.Popen[bytes]":

@@ -232,7 +232,9 @@ def parse_ref(kind: str, path: str) -> Ref:
     known = ("Pod", "Service", "Namespace", "Node", "ServiceAccount", "EndpointSlice", "ConfigMap",
              "AuthorizationPolicy", "PeerAuthentication")  # fmt: skip
     exact = next((name for name in known if kind.lower() in (name.lower(), f"{name.lower()}s")), kind)
-    exact = {"authorizationpolicies": "AuthorizationPolicy", "svc": "Service", "ns": "Namespace"}.get(kind.lower(), exact)
+    exact = {"authorizationpolicies": "AuthorizationPolicy", "svc": "Service", "ns": "Namespace"}.get(
+        kind.lower(), exact
+    )
     namespace, slash, name = path.rpartition("/")
     if exact in CLUSTER_SCOPED:
         return Ref(exact, "", name)

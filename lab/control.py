@@ -1,13 +1,14 @@
-"""The supervisor's socket: one JSON line in, one JSON line out, then it closes. Root's only (the socket has mode 0600)."""
+"""The supervisor's socket: one JSON line in, one JSON line out, then it closes. Root's only: it has mode 0600."""
 
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from lab.ask import Refused
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +17,6 @@ MAX_LINE_BYTES = 32 << 20
 REQUEST_DEADLINE_S = 10.0
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-
-
-class Refused(Exception):
-    """The order cannot be carried out, for a reason that the user can act on."""
-
-
-class SupervisorGone(Exception):
-    """Nobody answers on the lab's socket."""
 
 
 class ControlServer:
@@ -69,24 +62,3 @@ class ControlServer:
         except Exception as error:
             log.exception("%s", order["do"])
             return {"error": f"the lab failed: {type(error).__name__}: {error} (see its supervisor.log)"}
-
-
-def ask(path: Path, order: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
-    """Send an order and return the answer; raises Refused, and SupervisorGone when nobody listens."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout_s)
-        try:
-            sock.connect(str(path))
-            sock.sendall(json.dumps(order).encode() + b"\n")
-            with sock.makefile("rb") as reader:
-                line = reader.readline()
-        except TimeoutError as error:
-            raise Refused(f"the lab's supervisor has not answered within {timeout_s:g} s") from error
-        except OSError as error:
-            raise SupervisorGone(str(error)) from error
-    if not line:
-        raise SupervisorGone("it ended before it answered")
-    answer: dict[str, Any] = json.loads(line)
-    if "error" in answer:
-        raise Refused(answer["error"])
-    return answer

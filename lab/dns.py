@@ -10,7 +10,7 @@ CLUSTER_DOMAIN = "cluster.local"
 
 
 def command(hosts: Path) -> list[str]:
-    """dnsmasq in the foreground; it knows only `hosts` and reads that again on SIGHUP."""
+    """Dnsmasq in the foreground; it knows only `hosts` and reads that again on SIGHUP."""
     return [
         "dnsmasq",
         "--keep-in-foreground",

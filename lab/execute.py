@@ -61,7 +61,9 @@ def find(lab: str, target: str, container: str | None) -> Target:
     namespace, _, name = target.rpartition("/")
     entry = paths.read_json(own.pod_entry(namespace or "default", name)) if "/" not in namespace else None
     if entry is None or entry["pid"] is None:
-        raise NoSuchTarget(f"no pod {namespace or 'default'}/{name} runs in lab {lab!r} (`culvert lab status` shows all)")
+        raise NoSuchTarget(
+            f"no pod {namespace or 'default'}/{name} runs in lab {lab!r} (`culvert lab status` shows all)"
+        )
     containers = entry["containers"]
     if container is not None and container not in containers:
         raise NoSuchTarget(f"pod {target} has no container {container!r}, only {', '.join(containers)}")

@@ -7,6 +7,8 @@ survives exec, and for a pod's first process the kernel then ends the whole proc
 Exit status when the program cannot be started: 125 namespaces or mounts, 126 not executable, 127 not found.
 """
 
+# ruff: noqa: PTH  importing pathlib takes as long as everything else here
+
 import ctypes
 import json
 import os
@@ -52,7 +54,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """mount(2)."""
+    """Mount as mount(2) does."""
     _checked(
         _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, data.encode()),
         f"mounting {target}",
@@ -133,7 +135,7 @@ def prepare_mount_point(place: str, directory: bool) -> None:
     if os.path.exists(place):
         return
     if not place.startswith("/run/"):
-        raise OSError(f"{place} does not exist; a pod shares this machine's files, so make it first or mount below /run")
+        raise OSError(f"{place} does not exist; a pod shares this machine's files: make it, or mount below /run")
     if directory:
         os.makedirs(place)
     else:

@@ -7,6 +7,7 @@ the lab does not run itself (policies, gateways) pass through unjudged: the cont
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 def _documents(text: str) -> Iterator[tuple[int, str]]:
     """Each document with the line it starts at: split here, so that one bad document costs no other."""
     starts = [0, *(match.end() for match in _DOCUMENT.finditer(text)), len(text) + 3]
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         document = text[begin : end - 3]
         if document.strip():
             blank = len(document) - len(document.lstrip())

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import components
+from lab.ask import Refused
 from lab.components import AGENT, CONTROLLER, ZTUNNEL, Settings
-from lab.control import Refused
 from lab.network import Network
 from lab.nodes import Node
 from lab.paths import LabPaths
@@ -82,7 +82,12 @@ class Mesh:
 
         def issue() -> "subprocess.CompletedProcess[str]":
             return subprocess.run(
-                command, env=self._environment, capture_output=True, text=True, check=False, timeout=CREDENTIAL_TIMEOUT_S
+                command,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=CREDENTIAL_TIMEOUT_S,
             )
 
         done = await asyncio.to_thread(issue)

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from lab import names, namespaces, paths, plan
+from lab import names, namespaces, paths
 from lab.manifests import Manifest
-from lab.plan import NodePlan, Numbers
+from lab.plan import NodePlan, Numbers, pod_numbers
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Node:
     name: str
     plan: NodePlan
     netns_name: str
-    numbers: Numbers = field(default_factory=plan.pod_numbers)
+    numbers: Numbers = field(default_factory=pod_numbers)
 
     @property
     def key(self) -> str:

@@ -190,15 +190,9 @@ class PodRun:
         namespaces.remove(self.netns)
 
     async def _start_sandbox(self, files: Path) -> None:
-        identity = self.identity
-        files.mkdir(parents=True, exist_ok=True)
-        (files / "resolv.conf").write_text(dns.resolv_conf(identity.namespace))
-        (files / "hosts").write_text(dns.pod_hosts(self.spec.hostname, identity.ips))
-        binds = [(str(files / "resolv.conf"), "/etc/resolv.conf"), (str(files / "hosts"), "/etc/hosts")]
-        binds += bind_sources(self.spec, files / "volumes", identity.namespace, self._config_map)
+        binds = await asyncio.to_thread(self._write_files, files)
         reading, writing = os.pipe()
-        log = self._paths.container_log(identity.namespace, identity.name, "sandbox")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log = self._paths.container_log(self.identity.namespace, self.identity.name, "sandbox")
         try:
             order = Launch(
                 namespaces={"net": str(self.netns_path)},
@@ -207,11 +201,24 @@ class PodRun:
             self._sandbox = spawn(order, log, pass_fds=(writing,))
         finally:
             os.close(writing)
-        with open(reading, "rb", buffering=0) as pipe:
-            started = await _read_within(pipe.fileno(), SANDBOX_DEADLINE_S)
+        try:
+            started = await _read_within(reading, SANDBOX_DEADLINE_S)
+        finally:
+            os.close(reading)
         if not started:
             raise PodFailed(f"its namespaces cannot be made: {log.read_text().strip()[-500:] or 'no reason given'}")
         self._pid_namespace = os.open(f"/proc/{self._sandbox.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _write_files(self, files: Path) -> list[tuple[str, str]]:
+        identity = self.identity
+        files.mkdir(parents=True, exist_ok=True)
+        self._paths.container_log(identity.namespace, identity.name, "sandbox").parent.mkdir(
+            parents=True, exist_ok=True
+        )
+        (files / "resolv.conf").write_text(dns.resolv_conf(identity.namespace))
+        (files / "hosts").write_text(dns.pod_hosts(self.spec.hostname, identity.ips))
+        own = [(str(files / "resolv.conf"), "/etc/resolv.conf"), (str(files / "hosts"), "/etc/hosts")]
+        return own + bind_sources(self.spec, files / "volumes", identity.namespace, self._config_map)
 
     def _container_run(self, container: Container) -> ContainerRun:
         identity = self.identity
@@ -242,8 +249,8 @@ def _truth(value: bool) -> str:
 async def _read_within(fd: int, deadline_s: float) -> bytes:
     """One byte, or nothing when the other end closes or the deadline passes."""
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _set, readable)
     try:
         async with asyncio.timeout(deadline_s):
             await readable
@@ -252,3 +259,8 @@ async def _read_within(fd: int, deadline_s: float) -> bytes:
     finally:
         loop.remove_reader(fd)
     return os.read(fd, 1)
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -14,15 +14,20 @@ DEFAULT_GRACE_S = 5.0
 RESTART_POLICIES = ("Always", "OnFailure", "Never")
 
 _VARIABLE = re.compile(r"\$(\$|\([A-Za-z_][-.A-Za-z0-9_]*\))")
+# fmt: off
 _POD_FIELDS = frozenset(
-    "containers initContainers nodeName hostNetwork restartPolicy serviceAccountName serviceAccount hostname subdomain "
-    "terminationGracePeriodSeconds volumes".split()
+    (
+        "containers", "initContainers", "nodeName", "hostNetwork", "restartPolicy", "serviceAccountName", "serviceAccount",
+        "hostname", "subdomain", "terminationGracePeriodSeconds", "volumes",
+    )
 )
 _CONTAINER_FIELDS = frozenset(
-    "name image imagePullPolicy command args env workingDir ports readinessProbe livenessProbe startupProbe stdin tty "
-    "securityContext volumeMounts resources".split()
+    (
+        "name", "image", "imagePullPolicy", "command", "args", "env", "workingDir", "ports", "readinessProbe",
+        "livenessProbe", "startupProbe", "securityContext", "volumeMounts",
+    )
 )
-_CONTAINER_FIELDS_UNUSED = frozenset({"resources"})
+# fmt: on
 _FIELD_REFS = {
     "metadata.name": "name",
     "metadata.namespace": "namespace",
@@ -263,7 +268,9 @@ def _volumes(reader: _Reader, spec: Manifest, containers: tuple[Container, ...])
     for container in containers:
         for mount in container.mounts:
             if mount.volume not in volumes:
-                reader.faults.append(f"container {container.name} mounts volume {mount.volume!r}, which spec.volumes lacks")
+                reader.faults.append(
+                    f"container {container.name} mounts volume {mount.volume!r}, which spec.volumes lacks"
+                )
     return tuple(volumes.items())
 
 

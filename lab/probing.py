@@ -37,7 +37,13 @@ async def tcp_fault(node: Path, ip: str, port: int) -> str | None:
 async def http_fault(node: Path, ip: str, port: int, probe: Probe) -> str | None:
     """Why a GET is not answered by 200-399, or None."""
     host = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-    headers = {"Host": host, "User-Agent": USER_AGENT, "Accept": "*/*", "Connection": "close", **dict(probe.http_headers)}
+    headers = {
+        "Host": host,
+        "User-Agent": USER_AGENT,
+        "Accept": "*/*",
+        "Connection": "close",
+        **dict(probe.http_headers),
+    }
     lines = [f"GET {probe.http_path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     try:
         sock = await connect(node, ip, port)

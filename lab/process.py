@@ -101,9 +101,7 @@ def _children_in(pid_namespace: int | None, fresh: bool) -> Iterator[None]:
         os.close(own)
 
 
-def spawn(
-    order: Launch, log: Path | None, pid_namespace: int | None = None, pass_fds: tuple[int, ...] = ()
-) -> Child:
+def spawn(order: Launch, log: Path | None, pid_namespace: int | None = None, pass_fds: tuple[int, ...] = ()) -> Child:
     """Start a program; its output is appended to `log`, or discarded. A sandbox gets a new process namespace."""
     argument = json.dumps(
         {

@@ -1,5 +1,6 @@
 """What a lab makes outside its own directory, written down before it is made: so that `lab down` finds it all, also
-when the supervisor was killed in between."""
+when the supervisor was killed in between.
+"""
 
 import os
 

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lab import cleanup, components
+from lab.ask import Refused
 from lab.cluster import Cluster, parse_ref
 from lab.components import Settings
-from lab.control import ControlServer, Refused
+from lab.control import ControlServer
 from lab.logfiles import keep_bounded
 from lab.manifests import Manifest, Ref
 from lab.mesh import Mesh
@@ -197,8 +198,8 @@ def main() -> int:
     parser.add_argument("--settings", default="{}", help="Settings as JSON")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    given = json.loads(arguments.settings)
-    settings = Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    given: dict[str, Any] = json.loads(arguments.settings)
+    settings = replace(Settings(), **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
 
     async def live() -> None:
         await Supervisor(arguments.lab, not arguments.no_mesh, settings).run()

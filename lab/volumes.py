@@ -23,9 +23,7 @@ def bind_sources(
     return [(source, path) for path, source in binds.items()]
 
 
-def _source(
-    name: str, volume: Manifest, at: Path, namespace: str, config_map: Callable[[str], Manifest | None]
-) -> str:
+def _source(name: str, volume: Manifest, at: Path, namespace: str, config_map: Callable[[str], Manifest | None]) -> str:
     if "hostPath" in volume:
         path = str((volume["hostPath"] or {}).get("path", ""))
         if not Path(path).exists():

@@ -30,7 +30,7 @@ class _AfterDashes(click.Command):
 @click.option("-c", "--container", metavar="NAME", help="Whose environment, directory and user; default: the first.")
 @lab_option
 def exec_command(target: str, _stdin: bool, terminal: bool | None, container: str | None, lab_name: str | None) -> None:
-    """Run a command in a pod (or with node/NODE on a node, with `fabric` between the nodes).
+    r"""Run a command in a pod (or with node/NODE on a node, with `fabric` between the nodes).
 
     Standard input, output and error are the caller's; signals are passed on; the exit status is the command's, 128 + n
     when signal n ended it. A terminal is made when standard input and output are one, or with -t. What is left running
@@ -61,10 +61,9 @@ def _run(lab_name: str | None, target: str, container: str | None, argv: list[st
 
 
 def _lab(given: str | None) -> str:
-    from lab.client import LabError, choose  # noqa: PLC0415  as above
+    from lab.choice import LabError, choose  # noqa: PLC0415  as above
 
     try:
         return choose(given)
     except LabError as error:
         fail(str(error))
-

@@ -21,7 +21,7 @@ COMMANDS = {
 
 @click.group(cls=LazyGroup, lazy=COMMANDS)
 def lab() -> None:
-    """Nodes and pods from network namespaces, on this machine.
+    r"""Nodes and pods from network namespaces, on this machine.
 
     A lab is chosen by --lab NAME or CULVERT_LAB; without either, the only one there is.
 

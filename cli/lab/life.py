@@ -12,7 +12,8 @@ import click
 
 from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from lab import client, manifests, names, paths
-from lab.client import LabError, StartOptions
+from lab.choice import LabError, choose
+from lab.client import StartOptions
 from lab.manifests import Manifest
 
 DEFAULT_LAB = "default"
@@ -23,15 +24,15 @@ DEFAULT_NODES = ("node-1", "node-2")
 @click.argument("directory", type=click.Path(exists=True, path_type=Path))
 @click.option("--lab", "lab_name", envvar="CULVERT_LAB", default=DEFAULT_LAB, show_default=True, metavar="NAME",
               help="What to call it (or CULVERT_LAB).")  # fmt: skip
-@click.option("--nodes", metavar="N|A,B,...", help="Number or names of nodes; default: the Node objects, else those that "
-              "pods name, at least two.")  # fmt: skip
+@click.option("--nodes", metavar="N|A,B,...", help="Number or names of nodes; default: the Node objects, else those "
+              "that pods name, at least two.")  # fmt: skip
 @click.option("--no-mesh", is_flag=True, help="Only the network and the pods.")
 @click.option("--istio-labels", is_flag=True, help="Honour istio.io labels too, with istio-system as root namespace.")
 @click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for the pods.")
 @json_option
 def up(directory: Path, lab_name: str, nodes: str | None, no_mesh: bool, istio_labels: bool, timeout: float,
        as_json: bool) -> None:  # fmt: skip
-    """Start a lab from a directory (or file) of Kubernetes manifests.
+    r"""Start a lab from a directory (or file) of Kubernetes manifests.
 
     Pods run programs of this machine: `command` is needed, `image` is not used. Waits until all pods are ready, else
     says which are not and why, and ends with status 1; the lab then stays up to be looked at. Ctrl-C takes it down.
@@ -72,7 +73,7 @@ def down(lab_name: str | None, every: bool) -> None:
     Works too when its supervisor was killed. Nothing happens with --all when there is no lab.
     """
     try:
-        chosen = list(paths.labs()) if every else [client.choose(lab_name)]
+        chosen = list(paths.labs()) if every else [choose(lab_name)]
         left = [line for name in chosen for line in client.take_down(name)]
     except LabError as error:
         fail(str(error))
@@ -88,7 +89,7 @@ def down(lab_name: str | None, every: bool) -> None:
 @click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="For pods: how long to wait.")
 @lab_option
 def restart(target: str, signal_name: str, timeout: float, lab_name: str | None) -> None:
-    """Replace a pod by a fresh one, or end a component so that its supervisor starts it again.
+    r"""Replace a pod by a fresh one, or end a component so that its supervisor starts it again.
 
     \b
     culvert lab restart shop/web
@@ -99,7 +100,7 @@ def restart(target: str, signal_name: str, timeout: float, lab_name: str | None)
     except KeyError:
         raise click.UsageError(f"there is no signal {signal_name!r}") from None
     try:
-        lab = client.choose(lab_name)
+        lab = choose(lab_name)
         client.order(lab, "restart", target=target, signal=int(number))
         is_pod = not target.startswith("node/") and target != "controller"
         path = target if "/" in target else f"default/{target}"

@@ -8,7 +8,7 @@ import click
 from cli.lab.life import read_or_fail, report
 from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from lab import client, manifests
-from lab.client import LabError
+from lab.choice import LabError, choose
 
 
 @click.command()
@@ -19,7 +19,7 @@ from lab.client import LabError
 @lab_option
 @json_option
 def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_json: bool) -> None:
-    """Create or change objects from manifests, and wait for the pods among them.
+    r"""Create or change objects from manifests, and wait for the pods among them.
 
     A pod whose spec differs is replaced; changed labels and annotations take effect in place.
 
@@ -39,7 +39,7 @@ def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_jso
         objects += found
         faults += wrong
     try:
-        lab = client.choose(lab_name)
+        lab = choose(lab_name)
         outcomes = client.order(lab, "apply", 60 + timeout, objects=objects)["outcomes"]
         refused = report(outcomes)
         pods = {o["object"].removeprefix("Pod ") for o in outcomes if o["object"].startswith("Pod ")}
@@ -63,14 +63,14 @@ def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_jso
 @click.option("--grace", type=float, metavar="SECONDS", help="For pods: between SIGTERM and SIGKILL.")
 @lab_option
 def delete(kind: str, path: str, grace: float | None, lab_name: str | None) -> None:
-    """Delete an object and wait until it is gone; a namespace goes with all it holds.
+    r"""Delete an object and wait until it is gone; a namespace goes with all it holds.
 
     \b
     culvert lab delete pod shop/web
     culvert lab delete authorizationpolicy shop/only-frontend
     """
     try:
-        lab = client.choose(lab_name)
+        lab = choose(lab_name)
         click.echo(f"{client.order(lab, 'delete', 120, kind=kind, path=path, grace_s=grace)['object']} deleted")
     except LabError as error:
         fail(str(error))
@@ -85,7 +85,7 @@ def get(kind: str | None, path: str | None, lab_name: str | None) -> None:
     if kind is not None and path is None:
         raise click.UsageError("say which one: culvert lab get KIND NS/NAME")
     try:
-        lab = client.choose(lab_name)
+        lab = choose(lab_name)
         if kind is None:
             click.echo("\n".join(client.order(lab, "get")["objects"]))
         else:
@@ -100,7 +100,7 @@ def get(kind: str | None, path: str | None, lab_name: str | None) -> None:
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
 @lab_option
 def label(kind: str, path: str, changes: tuple[str, ...], lab_name: str | None) -> None:
-    """Set labels with KEY=VALUE, remove them with KEY-.
+    r"""Set labels with KEY=VALUE, remove them with KEY-.
 
     \b
     culvert lab label namespace shop culvert.io/mesh=enabled
@@ -113,7 +113,7 @@ def label(kind: str, path: str, changes: tuple[str, ...], lab_name: str | None) 
             raise click.UsageError(f"{change!r} is neither KEY=VALUE nor KEY-")
         wanted[key if equals else change[:-1]] = value if equals else None
     try:
-        outcome = client.order(client.choose(lab_name), "label", kind=kind, path=path, changes=wanted)
+        outcome = client.order(choose(lab_name), "label", kind=kind, path=path, changes=wanted)
     except LabError as error:
         fail(str(error))
     if outcome["outcome"] == "refused":

@@ -9,7 +9,7 @@ import click
 
 from cli.lab.options import fail, json_option, lab_option, print_json
 from lab import client, paths
-from lab.client import LabError
+from lab.choice import LabError, choose
 from lab.paths import LabPaths
 
 
@@ -32,7 +32,7 @@ def list_labs(as_json: bool) -> None:
 def status(lab_name: str | None, as_json: bool) -> None:
     """Show nodes, pods, services and components. Ends with 1 when a pod is not ready or a component does not run."""
     try:
-        found = client.order(client.choose(lab_name), "status")
+        found = client.order(choose(lab_name), "status")
     except LabError as error:
         fail(str(error))
     bad = faults(found)
@@ -51,17 +51,24 @@ def status(lab_name: str | None, as_json: bool) -> None:
 @click.option("--tail", type=int, metavar="LINES", help="Only the last lines.")
 @lab_option
 def logs(target: str, container: str | None, follow: bool, tail: int | None, lab_name: str | None) -> None:
-    """Print what a container or component wrote, standard output and error together.
+    r"""Print what a container or component wrote, standard output and error together.
 
     \b
     culvert lab logs shop/web
     culvert lab logs node/node-1/ztunnel -f
     """
     try:
-        files = log_files(LabPaths(client.choose(lab_name)), target, container)
+        files = log_files(LabPaths(choose(lab_name)), target, container)
     except LabError as error:
         fail(str(error))
-    command = ["tail", "-q", "-n", str(tail) if tail is not None else "+1", *(["-F"] if follow else []), *map(str, files)]
+    command = [
+        "tail",
+        "-q",
+        "-n",
+        str(tail) if tail is not None else "+1",
+        *(["-F"] if follow else []),
+        *map(str, files),
+    ]
     try:
         sys.exit(subprocess.run(command, check=False).returncode)
     except KeyboardInterrupt:
@@ -76,11 +83,19 @@ def log_files(own: LabPaths, target: str, container: str | None) -> list[Path]:
         found = [own.logs / "controller.log"]
     elif target.startswith("node/"):
         _, node, component = (*target.split("/"), "", "")[:3]
-        found = [own.logs / "nodes" / node / f"{component}.log"] if component else [*(own.logs / "nodes" / node).glob("*.log")]
+        found = (
+            [own.logs / "nodes" / node / f"{component}.log"]
+            if component
+            else [*(own.logs / "nodes" / node).glob("*.log")]
+        )
     else:
         namespace, _, name = target.rpartition("/")
         folder = own.logs / f"{namespace or 'default'}_{name}"
-        found = [folder / f"{container}.log"] if container else sorted(p for p in folder.glob("*.log") if p.stem != "sandbox")
+        found = (
+            [folder / f"{container}.log"]
+            if container
+            else sorted(p for p in folder.glob("*.log") if p.stem != "sandbox")
+        )
     existing = [path for path in found if path.exists()]
     if not existing:
         raise LabError(f"nothing is logged for {target!r} in lab {own.lab!r} (`culvert lab status` shows what runs)")
