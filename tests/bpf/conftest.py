@@ -99,7 +99,6 @@ class Ztunnel:
 
     def _listener(self, address: str, port: int, loopback_only: bool = False) -> socket.socket:
         sock = self.own(socket.AF_INET6 if ":" in address else socket.AF_INET)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if loopback_only:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
         if address == "::":
@@ -110,6 +109,8 @@ class Ztunnel:
 
     def own(self, family: int = socket.AF_INET) -> socket.socket:
         sock = self._stack.enter_context(self.place.socket(family))
+        # What it accepts holds the application's port: without this the application could not bind it meanwhile.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._plane.put_note(sock, Note(NoteKind.OWN))
         return sock
 

@@ -2,43 +2,15 @@
 
 import errno
 import socket
+import sys
+from ipaddress import ip_address
 
 import pytest
 
 from bpf.plane import Counter, Direction, EdgeKey, Failure, Note, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import BOTH, Ztunnel, enrol
+from tests.bpf.dialling import PORT, accepted, count, dial, is_quiet
 from tests.bpf.topology import Place, Topology
-
-PORT = 7000
-
-
-def count(plane: Plane, counter: Counter) -> int:
-    return plane.counters()[counter]
-
-
-def dial(place: Place, address: str, port: int = PORT, family: int | None = None) -> socket.socket:
-    sock = place.socket(family or (socket.AF_INET6 if ":" in address else socket.AF_INET))
-    try:
-        sock.connect((address, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def accepted(listener: socket.socket) -> socket.socket:
-    listener.settimeout(3)
-    return listener.accept()[0]
-
-
-def quiet(listener: socket.socket) -> bool:
-    """Nobody waits to be accepted."""
-    listener.setblocking(False)
-    try:
-        listener.accept()[0].close()
-    except BlockingIOError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize(
@@ -52,7 +24,9 @@ def quiet(listener: socket.socket) -> bool:
 def test_connect_reaches_ztunnel_with_what_was_dialled(
     net: Topology, plane: Plane, ztunnel: Ztunnel, family: int, address: str, shown: str
 ) -> None:
-    listener = ztunnel.outbound6 if family == socket.AF_INET6 and not address.startswith("::ffff") else ztunnel.outbound4
+    listener = (
+        ztunnel.outbound6 if family == socket.AF_INET6 and not address.startswith("::ffff") else ztunnel.outbound4
+    )
     with dial(net.a, address, family=family) as app, accepted(listener) as sock:
         note = plane.note(sock)
         assert note is not None
@@ -88,7 +62,7 @@ def test_connect_is_refused_at_once_while_ztunnel_is_away(net: Topology, plane: 
     with net.out.listen("10.77.9.1", PORT) as server:
         with pytest.raises(ConnectionRefusedError):
             dial(pod, "10.77.9.1")
-        assert quiet(server)
+        assert is_quiet(server)
     assert plane.in_flight() == 0
 
 
@@ -102,14 +76,12 @@ def test_pod_talks_to_itself_without_ztunnel(net: Topology, plane: Plane, ztunne
             assert plane.note(client) is None
             assert plane.note(peer) is None
     assert count(plane, Counter.CONNECT_PASSED) == passed + 1
-    assert quiet(ztunnel.outbound4)
+    assert is_quiet(ztunnel.outbound4)
 
 
 def test_second_address_of_the_pod_is_its_own(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
     assert net.a.command("ip", "addr", "add", "10.77.1.7/32", "dev", "eth0").returncode == 0
     try:
-        from ipaddress import ip_address
-
         plane.put_address(ip_address("10.77.1.7"), net.a.cookie, BOTH)
         with net.a.listen("10.77.1.7", PORT), dial(net.a, "10.77.1.7") as client:
             assert plane.note(client) is None
@@ -121,7 +93,7 @@ def test_multicast_gets_the_kernels_own_error(net: Topology, ztunnel: Ztunnel) -
     with net.a.socket() as sock, pytest.raises(OSError) as failure:
         sock.connect(("224.0.0.251", PORT))
     assert failure.value.errno in (errno.ENETUNREACH, errno.EINVAL)
-    assert quiet(ztunnel.outbound4)
+    assert is_quiet(ztunnel.outbound4)
 
 
 def test_draining_pod_connects_in_clear_and_keeps_no_note(net: Topology, plane: Plane, pod: Place) -> None:
@@ -249,8 +221,6 @@ def test_device_that_cannot_be_cleared_is_a_refusal_not_a_timeout(
     net: Topology, plane: Plane, ztunnel: Ztunnel
 ) -> None:
     """Clearing needs CAP_NET_RAW of the caller: without it the connect ends at once with a reason, counted."""
-    import sys
-
     plane.put_workload(net.a.address4, 11)
     plane.put_workload(net.b.address4, 22)
     refused = count(plane, Counter.CONNECT_REFUSED_DEVICE)

@@ -1,8 +1,8 @@
 """The machine that these tests talk in: a node's netns, two pods behind it, and an outside host.
 
-        out 10.77.9.1 ----+
-                          |  node (forwards; .254 and ::fe on each link)
-    pod a 10.77.1.1 ------+------ pod b 10.77.2.1
+    out 10.77.9.1 ----+
+                      |  node (forwards; .254 and ::fe on each link)
+pod a 10.77.1.1 ------+------ pod b 10.77.2.1
 """
 
 import os

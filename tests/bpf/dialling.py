@@ -1,0 +1,56 @@
+"""Small moves that several tests make with sockets."""
+
+import socket
+
+from bpf.plane import Counter, Note, NoteKind, Plane
+from mesh.addresses import IPAddress
+from tests.bpf.topology import Place
+
+PORT = 7000
+
+
+def count(plane: Plane, counter: Counter) -> int:
+    return plane.counters()[counter]
+
+
+def family_of(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def dial(place: Place, address: str, port: int = PORT, family: int | None = None) -> socket.socket:
+    sock = place.socket(family or family_of(address))
+    try:
+        sock.connect((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def accepted(listener: socket.socket) -> socket.socket:
+    listener.settimeout(3)
+    return listener.accept()[0]
+
+
+def is_quiet(listener: socket.socket) -> bool:
+    """Nobody waits to be accepted."""
+    listener.setblocking(False)
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return True
+    return False
+
+
+def as_client(
+    plane: Plane, pod: Place, address: str, client: IPAddress, client_port: int, port: int = PORT
+) -> socket.socket:
+    """ztunnel's socket towards the application, which shall see `client`."""
+    sock = pod.socket(family_of(address))
+    plane.put_note(sock, Note(NoteKind.CLIENT, client, client_port, netns=pod.cookie))
+    try:
+        sock.connect((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
