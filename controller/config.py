@@ -35,7 +35,9 @@ class ServeConfig:
     """Where the controller listens."""
 
     listen: str = setting("0.0.0.0:15012", "address:port of xDS, CA and capture reports (TLS)")
-    dns_names: tuple[str, ...] = setting(("localhost",), "DNS names in the serving certificate")
+    dns_names: tuple[str, ...] = setting(
+        ("culvert-controller.culvert-system.svc", "localhost"), "DNS names in the serving certificate"
+    )
     addresses: tuple[str, ...] = setting(("127.0.0.1", "::1"), "IP addresses in the serving certificate")
     metrics_listen: str = setting("0.0.0.0:15014", "address:port of /metrics and /healthz/ready")
     debug_listen: str = setting("127.0.0.1:15016", "loopback address:port of /debug")

@@ -5,7 +5,7 @@ import pytest
 from controller.index.objects import AuthorizationPolicy
 from controller.translate.authorizations import judge
 from mesh.wire.authorization_pb2 import Authorization
-from mesh.wire.workload_pb2 import LoadBalancing
+from mesh.wire.workload_pb2 import Address, LoadBalancing
 from tests.unit.controller import recorded
 
 # Cases of which our result differs on purpose; each has its own test below.
@@ -66,7 +66,9 @@ def test_prefer_same_node_prefers_the_node_itself() -> None:
     base, case = recorded.load("base"), recorded.load("service-prefer-close")
     case["objects"][0]["spec"]["trafficDistribution"] = "PreferSameNode"
     translated = recorded.translate([*recorded.documents(base), *recorded.documents(case)])
-    preference = translated["Address shop/near.shop.svc.cluster.local"].service.load_balancing
+    near = translated["Address shop/near.shop.svc.cluster.local"]
+    assert isinstance(near, Address)
+    preference = near.service.load_balancing
     assert preference.mode == LoadBalancing.FAILOVER
     assert preference.routing_preference[-1] == LoadBalancing.NODE
     assert list(preference.routing_preference[:3]) == [LoadBalancing.NETWORK, LoadBalancing.REGION, LoadBalancing.ZONE]
