@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who is at the other end: the chain must lead to our roots, and the SPIFFE id in it must be one that may be there.
+ *
+ * As server: the first URI SAN that is a SPIFFE id is the peer's identity, and its trust domain must be ours. As
+ * client: any URI SAN may be one of those the next hop is expected to show. Names other than URI SANs are ignored.
+ */
+#include <openssl/x509v3.h>
+#include <string.h>
+
+#include "pool.h"
+#include "tls.h"
+#include "tunnel.h"
+
+/* Not in OpenSSL's table of alerts, so the peer hears certificate_unknown. */
+enum { NAMES_NOBODY = X509_V_ERR_SUBTREE_MINMAX };
+
+static int refuse(struct cv_tunnel *tunnel, X509_STORE_CTX *store, int error, const char *detail)
+{
+	X509_STORE_CTX_set_error(store, error);
+	tunnel->verdict = CV_REASON_TLS_UNTRUSTED;
+	tunnel->verify_detail = detail;
+	return 0;
+}
+
+/* A chain that leads to no root of ours was signed by another key, whatever its issuer calls itself: the peer hears
+ * decrypt_error in all these cases. */
+static int chain_error(int error)
+{
+	switch (error) {
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+		return X509_V_ERR_CERT_SIGNATURE_FAILURE;
+	default:
+		return error;
+	}
+}
+
+/* May the peer be this one? Sets the identity when so. */
+static bool accept_name(struct cv_tunnel *tunnel, const char *name, size_t length)
+{
+	size_t domain = cv_identity_trust_domain(name, length);
+	const struct cv_identity *own = tunnel->identity;
+	char copy[512];
+
+	if (!domain || length >= sizeof(copy))
+		return false;
+	memcpy(copy, name, length);
+	copy[length] = 0;
+	if (tunnel->role == CV_ROLE_CLIENT ? !cv_pool_expects(tunnel->pool, copy)
+					   : (domain != own->trust_domain || memcmp(copy, own->name, domain) != 0))
+		return false;
+	tunnel->peer = cv_text_create(copy);
+	return tunnel->peer;
+}
+
+static bool accept_any(struct cv_tunnel *tunnel, GENERAL_NAMES *names)
+{
+	for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+		const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+		const char *text;
+		size_t length;
+
+		if (name->type != GEN_URI)
+			continue;
+		text = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
+		length = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
+		if (accept_name(tunnel, text, length))
+			return true;
+		if (tunnel->role == CV_ROLE_SERVER && cv_identity_trust_domain(text, length))
+			return false; /* the first SPIFFE id is who they are */
+	}
+	return false;
+}
+
+int cv_verify_peer(X509_STORE_CTX *store, void *unused)
+{
+	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+	struct cv_tunnel *tunnel = SSL_get_app_data(ssl);
+	GENERAL_NAMES *names;
+	bool accepted;
+
+	(void)unused;
+	if (X509_verify_cert(store) <= 0) {
+		int error = X509_STORE_CTX_get_error(store);
+
+		return refuse(tunnel, store, chain_error(error), X509_verify_cert_error_string(error));
+	}
+	names = X509_get_ext_d2i(X509_STORE_CTX_get0_cert(store), NID_subject_alt_name, NULL, NULL);
+	accepted = names && accept_any(tunnel, names);
+	GENERAL_NAMES_free(names);
+	if (!accepted)
+		return refuse(tunnel, store, NAMES_NOBODY,
+			      tunnel->role == CV_ROLE_SERVER ? "the certificate names nobody of our trust domain"
+							     : "the certificate does not name the expected workload");
+	return 1;
+}
