@@ -109,15 +109,25 @@ def wait_ready(lab: str, timeout_s: float, progress: Callable[[str], None], only
                 shown.add(_path(pod))
                 progress(f"pod {_path(pod)} on {pod['node']} is {_word(pod)} ({', '.join(pod['ips'])})")
         waiting = [pod for pod in pods if not is_settled(pod)]
-        failed = [pod for pod in pods if pod["phase"] == "Failed"]
-        if not waiting or time.monotonic() > deadline:
-            return [f"pod {_path(pod)} on {pod['node']}: {pod['why']}" for pod in (*waiting, *failed)]
+        components = status["mesh"]["waiting_for"] if only is None else []
+        if not (waiting or components) or time.monotonic() > deadline:
+            failed = [pod for pod in pods if pod["phase"] == "Failed"]
+            return [f"pod {_path(pod)} on {pod['node']}: {why(pod)}" for pod in (*waiting, *failed)] + components
         time.sleep(0.1)
 
 
 def is_settled(pod: dict[str, Any]) -> bool:
     """Whether nothing more is to be waited for."""
-    return pod["ready"] or pod["phase"] in ("Succeeded", "Failed")
+    return pod["phase"] in ("Succeeded", "Failed") or (pod["ready"] and pod["mesh"].get("settled", True))
+
+
+def why(pod: dict[str, Any]) -> str:
+    """Why a pod is not as it should be."""
+    mesh = pod["mesh"]
+    if pod["ready"] and not mesh.get("settled", True):
+        goal = "captured" if mesh["asked"] else "let go"
+        return f"runs, but is not {goal} yet: {mesh['state']} {mesh['reason']}".rstrip()
+    return str(pod["why"])
 
 
 def _word(pod: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ force. Services are worked out anew whenever something they depend on has change
 
 import asyncio
 import copy
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -26,6 +26,8 @@ from mesh.addresses import with_port
 # Changes that come together are worked out once; short beside the time in which a pod becomes ready.
 BATCH_S = 0.02
 
+NodeAdded = Callable[[str], Awaitable[None]]
+
 _ORDER = ("Namespace", "Node", "ServiceAccount", "ConfigMap", "Service", "EndpointSlice")
 
 
@@ -42,14 +44,14 @@ class Outcome:
 class Cluster:
     """All objects of a lab and what follows from them."""
 
-    def __init__(self, paths: LabPaths, network: Network, node_added: Any) -> None:
+    def __init__(self, paths: LabPaths, network: Network, node_added: NodeAdded, hold_for_mesh: bool) -> None:
         self._paths = paths
         self._store = Store(paths)
         self._network = network
         self._node_added = node_added
         self._addresses = ServiceAddresses()
         self._stale = asyncio.Event()
-        self.pods = PodSet(paths, self._store, network, self._stale.set)
+        self.pods = PodSet(paths, self._store, network, self._stale.set, hold_for_mesh)
 
     async def keep_services(self) -> None:
         """Work services out anew after every change; lasts as long as the lab."""

@@ -5,10 +5,12 @@ controller in the fabric's), in the machine's mount and process namespaces, as r
 """
 
 import importlib.util
+import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import plan
 from lab.dns import CLUSTER_DOMAIN
@@ -21,6 +23,10 @@ ZTUNNEL = "ztunnel"
 PACKAGES = {CONTROLLER: "controller", AGENT: "daemonset", ZTUNNEL: "ztunnel"}
 
 CONTROL_PORT = 15012
+CONTROLLER_NAME = "culvert-controller.culvert-system.svc"
+# Where each says that it works; the controller's is asked from the fabric, the others from their node.
+READY_PATH = "/healthz/ready"
+READY_PORTS = {CONTROLLER: 15014, AGENT: 15022, ZTUNNEL: 15021}
 CREDENTIALS_RENEWED_EVERY_S = 6 * 3600.0
 
 
@@ -33,6 +39,17 @@ class Settings:
     istio_labels: bool = False
     ztunnel_args: tuple[str, ...] = ()
     controller_args: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        """Read what `to_json` wrote."""
+        given: dict[str, Any] = json.loads(text)
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        return cls(**known)
+
+    def to_json(self) -> str:
+        """As one argument of the supervisor."""
+        return json.dumps(asdict(self))
 
 
 def missing() -> list[str]:
@@ -52,6 +69,8 @@ def controller(paths: LabPaths, settings: Settings) -> list[str]:
         f"--trust-domain={settings.trust_domain}",
         f"--root-namespace={settings.root_namespace}",
         f"--cluster-domain={CLUSTER_DOMAIN}",
+        f"--dns-names={CONTROLLER_NAME}",
+        f"--addresses={plan.CONTROLLER4},{plan.CONTROLLER6}",
         *(["--istio-labels"] if settings.istio_labels else []),
         *settings.controller_args,
     ]
@@ -76,7 +95,12 @@ def agent(node: Node) -> list[str]:
 
 def ztunnel(node: Node, settings: Settings) -> list[str]:
     """The node proxy."""
-    return [*_python(PACKAGES[ZTUNNEL]), *_node_arguments(node), *settings.ztunnel_args]
+    return [
+        *_python(PACKAGES[ZTUNNEL]),
+        *_node_arguments(node),
+        f"--trust-domain={settings.trust_domain}",
+        *settings.ztunnel_args,
+    ]
 
 
 def environment(base: dict[str, str]) -> dict[str, str]:
@@ -95,6 +119,7 @@ def _node_arguments(node: Node) -> Iterable[str]:
         f"--key={node.key}",
         f"--runtime={node.runtime}",
         f"--controller={plan.CONTROLLER4}:{CONTROL_PORT}",
+        f"--controller-name={CONTROLLER_NAME}",
     )
 
 

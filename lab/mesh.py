@@ -9,17 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import components
+from lab import components, plan, probing
 from lab.ask import Refused
 from lab.components import AGENT, CONTROLLER, ZTUNNEL, Settings
 from lab.network import Network
 from lab.nodes import Node
 from lab.paths import LabPaths
+from lab.podspec import Probe
 from lab.process import BASE_ENVIRONMENT, Launch
 from lab.supervision import Supervised
 from mesh.aio import Background
 
 CREDENTIAL_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 1.0
+READY = Probe(http_path=components.READY_PATH)
 
 
 class Mesh:
@@ -33,6 +36,11 @@ class Mesh:
         self._environment = components.environment(BASE_ENVIRONMENT)
         self._running: dict[str, Supervised] = {}
         self._credentials_at: dict[str, float] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every component can run."""
+        return not self._missing
 
     async def start_controller(self, background: Background) -> None:
         """Start the control plane, which waits for nobody."""
@@ -70,6 +78,21 @@ class Mesh:
         """For `lab status`: one node's components."""
         prefix = f"{node.name}/"
         return {k.removeprefix(prefix): v.status() for k, v in self._running.items() if k.startswith(prefix)}
+
+    async def faults(self) -> list[str]:
+        """What does not work yet, one line each; asked of the components themselves."""
+        found = await asyncio.gather(*(self._fault(name) for name in self._running))
+        return [f"{name}: {fault}" for name, fault in zip(self._running, found, strict=True) if fault]
+
+    async def _fault(self, name: str) -> str | None:
+        node, _, component = name.rpartition("/")
+        netns = self._network.nodes[node].netns if node else self._network.fabric_path
+        ip = "127.0.0.1" if node else str(plan.CONTROLLER4)
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                return await probing.http_fault(netns, ip, components.READY_PORTS[component], READY)
+        except TimeoutError:
+            return f"does not answer within {READY_TIMEOUT_S:g} s"
 
     def _start(self, name: str, command: list[str], netns: Path, logs: Path, background: Background) -> None:
         order = Launch(argv=command, namespaces={"net": str(netns)}, env=self._environment)

@@ -92,6 +92,11 @@ class PodRun:
         self._message = message
         self._changed()
 
+    def wait_for(self, what: str) -> None:
+        """Show what must happen before its programs start."""
+        if self._message != what:
+            self.fail(what)
+
     async def run(self) -> None:
         """Init containers, then containers, until the restart policy says that all are over."""
         for init in self._inits:

@@ -17,8 +17,8 @@ _VARIABLE = re.compile(r"\$(\$|\([A-Za-z_][-.A-Za-z0-9_]*\))")
 # fmt: off
 _POD_FIELDS = frozenset(
     (
-        "containers", "initContainers", "nodeName", "hostNetwork", "restartPolicy", "serviceAccountName", "serviceAccount",
-        "hostname", "subdomain", "terminationGracePeriodSeconds", "volumes",
+        "containers", "initContainers", "nodeName", "hostNetwork", "restartPolicy", "serviceAccountName",
+        "serviceAccount", "hostname", "subdomain", "terminationGracePeriodSeconds", "volumes",
     )
 )
 _CONTAINER_FIELDS = frozenset(

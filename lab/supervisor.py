@@ -6,13 +6,12 @@ it is killed, all its children die with it and `culvert lab down` removes the re
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from lab import cleanup, components
@@ -42,8 +41,10 @@ class Supervisor:
         self._paths = LabPaths(lab)
         self._make_directories()
         self._network = Network(self._paths, Record(self._paths))
-        self._cluster = Cluster(self._paths, self._network, self._add_node)
         self._mesh = Mesh(self._paths, self._network, settings) if with_mesh else None
+        # Without an agent or a ztunnel nothing is ever captured, and a pod would wait for ever.
+        hold = self._mesh is not None and self._mesh.is_complete
+        self._cluster = Cluster(self._paths, self._network, self._add_node, hold)
         self._background = Background()
         self._down = asyncio.Event()
 
@@ -159,7 +160,8 @@ class Supervisor:
             for node in self._network.nodes.values()
             if node.name in self._network.name_servers
         ]
-        mesh = self._mesh.status() if self._mesh is not None else {"enabled": False}
+        mesh: dict[str, Any] = self._mesh.status() if self._mesh is not None else {"enabled": False}
+        mesh["waiting_for"] = await self._mesh.faults() if self._mesh is not None else []
         return {
             "lab": self._paths.lab,
             "supervisor": os.getpid(),
@@ -198,8 +200,7 @@ def main() -> int:
     parser.add_argument("--settings", default="{}", help="Settings as JSON")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    given: dict[str, Any] = json.loads(arguments.settings)
-    settings = replace(Settings(), **{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    settings = Settings.from_json(arguments.settings)
 
     async def live() -> None:
         await Supervisor(arguments.lab, not arguments.no_mesh, settings).run()

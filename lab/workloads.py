@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import names
+from lab import capture, names
 from lab.manifests import Manifest, Ref, ref_of
 from lab.network import Network
 from lab.nodes import Node
@@ -43,7 +43,10 @@ class _Pod:
 class PodSet:
     """All pods that exist. `changed` is called when any of them looks different to services."""
 
-    def __init__(self, paths: LabPaths, store: Store, network: Network, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, paths: LabPaths, store: Store, network: Network, changed: Callable[[], None], hold_for_mesh: bool
+    ) -> None:
+        self._hold_for_mesh = hold_for_mesh
         self._paths = paths
         self._store = store
         self._network = network
@@ -115,10 +118,20 @@ class PodSet:
                     "netns": str(pod.run.netns_path),
                     "pid": pod.run.sandbox_pid,
                     "restarts": sum(c["restartCount"] for c in status["containerStatuses"]),
+                    "mesh": self._mesh_state(ref, pod),
                     "labels": pod.manifest["metadata"]["labels"],
                 }
             )
         return found
+
+    def _mesh_state(self, ref: Ref, pod: _Pod) -> dict[str, Any]:
+        if not self._hold_for_mesh:
+            return {"asked": False, "state": "", "reason": ""}
+        row = capture.row_of(pod.run.identity.node, pod.run.identity.uid)
+        asked = self._asks_for_mesh(ref)
+        settled = capture.is_decided(row) if asked else row is None
+        found = row or {}
+        return {"asked": asked, "settled": settled, "state": found.get("state", ""), "reason": found.get("reason", "")}
 
     def _admit(self, manifest: Manifest) -> tuple[PodRun, Manifest]:
         ref = ref_of(manifest)
@@ -204,6 +217,15 @@ class PodSet:
                 await asyncio.wait([setting_up])
                 raise
         self._publish(ref, run)
+        if self._hold_for_mesh and not run.spec.host_network:
+            await capture.until_decided(
+                run.identity.node, run.identity.uid, lambda: self._asks_for_mesh(ref), run.wait_for
+            )
+
+    def _asks_for_mesh(self, ref: Ref) -> bool:
+        namespace = self._store.get(Ref("Namespace", "", ref.namespace))
+        labels = namespace["metadata"]["labels"] if namespace is not None else {}
+        return capture.asks_for_mesh(self._pods[ref].manifest["metadata"]["labels"], labels)
 
     async def _finish(self, ref: Ref, run: PodRun) -> None:
         self._paths.pod_entry(ref.namespace, ref.name).unlink(missing_ok=True)

@@ -104,8 +104,11 @@ def log_files(own: LabPaths, target: str, container: str | None) -> list[Path]:
 
 def faults(found: dict[str, Any]) -> list[str]:
     """What is not as it should be, one line each."""
-    pods = [f"pod {p['namespace']}/{p['name']}: {p['why']}" for p in found["pods"]
-            if not p["ready"] and p["phase"] != "Succeeded"]  # fmt: skip
+    pods = [
+        f"pod {p['namespace']}/{p['name']}: {client.why(p)}"
+        for p in found["pods"]
+        if p["phase"] == "Failed" or not client.is_settled(p)
+    ]
     components = [
         f"{where}{name}: {state['last_end'] or state['state']}"
         for where, items in _components(found)
@@ -113,7 +116,7 @@ def faults(found: dict[str, Any]) -> list[str]:
         if state["state"] != "running"
     ]
     missing = [f"{name} is not installed" for name in found["mesh"].get("missing", ())]
-    return [*pods, *components, *missing]
+    return [*pods, *components, *found["mesh"]["waiting_for"], *missing]
 
 
 def _components(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -128,10 +131,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += ["", "COMPONENT  STATE  PID  RESTARTS"]
     for where, items in _components(found):
         lines += [f"{where}{name}  {s['state']}  {s['pid'] or '-'}  {s['restarts']}" for name, s in items.items()]
-    lines += ["", "POD  NODE  STATE  ADDRESSES  RESTARTS"]
+    lines += ["", "POD  NODE  STATE  MESH  ADDRESSES  RESTARTS"]
     for p in found["pods"]:
         state = "Ready" if p["ready"] else f"{p['phase']} ({p['why']})"
-        lines.append(f"{p['namespace']}/{p['name']}  {p['node']}  {state}  {' '.join(p['ips'])}  {p['restarts']}")
+        mesh = p["mesh"]["state"] or "-"
+        lines.append(
+            f"{p['namespace']}/{p['name']}  {p['node']}  {state}  {mesh}  {' '.join(p['ips'])}  {p['restarts']}"
+        )
     lines += ["", "SERVICE  ADDRESSES  PORTS"]
     for s in found["services"]:
         ports = ", ".join(f"{p['port']} -> {len(p['endpoints'])} endpoints" for p in s["ports"])
