@@ -126,8 +126,8 @@ static inline void on_rtt(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u64 n
 	struct cv_note *note;
 	struct cv_edge_stats *stats;
 
-	if (!flow || less(now, flow->sampled_ns) < CV_SAMPLE_NS)
-		return;
+	if (!flow || ctx->state == BPF_TCP_SYN_SENT || less(now, flow->sampled_ns) < CV_SAMPLE_NS)
+		return; /* the SYN-ACK's own sample is not yet in the smoothed figure */
 	note = notes.sk_storage_get(sk, 0, 0);
 	if (!note || !is_counted(note))
 		return;

@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from bpf import kernel
 from bpf.plane import Counter, Note, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import Ztunnel
 from tests.bpf.dialling import PORT, accepted, as_client, count, dial
@@ -107,8 +108,6 @@ def test_full_map_is_counted_and_the_acceptor_has_no_note(
     net: Topology, plane: Plane, ztunnel: Ztunnel, key: str
 ) -> None:
     """What ztunnel refuses as a connection that nobody captured: closed, never in clear."""
-    from bpf import kernel
-
     fd = plane.map_fd("inflight")
     blockers = [struct.pack("=Q40x", 1 << 40 | index) for index in range(65536)]
     full = count(plane, Counter.CARRY_FULL)
@@ -142,11 +141,14 @@ def test_notes_of_200_parallel_connections_do_not_mix(net: Topology, plane: Plan
 
 
 def test_client_note_reaches_the_application_and_leaves_no_key(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
-    with net.a.listen("10.77.1.1", PORT) as server:
-        with as_client(plane, net.a, "10.77.1.1", net.out.address4, 999), accepted(server) as sock:
-            note = plane.note(sock)
-            assert note is not None
-            assert (note.kind, note.port) == (NoteKind.SERVED, 999)
+    with (
+        net.a.listen("10.77.1.1", PORT) as server,
+        as_client(plane, net.a, "10.77.1.1", net.out.address4, 999),
+        accepted(server) as sock,
+    ):
+        note = plane.note(sock)
+        assert note is not None
+        assert (note.kind, note.port) == (NoteKind.SERVED, 999)
     with pytest.raises(ConnectionRefusedError):
         as_client(plane, net.a, "10.77.1.1", net.out.address4, 999)
     assert plane.in_flight() == 0

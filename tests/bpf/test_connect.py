@@ -106,13 +106,16 @@ def test_draining_pod_connects_in_clear_and_keeps_no_note(net: Topology, plane: 
 def test_capture_follows_the_flag_without_touching_open_connections(
     net: Topology, plane: Plane, ztunnel: Ztunnel
 ) -> None:
-    with net.out.listen("10.77.9.1", PORT) as server:
-        with dial(net.a, "10.77.9.1") as first, accepted(ztunnel.outbound4) as first_accepted:
-            plane.set_flags(net.a.cookie, PodFlag(0))
-            with dial(net.a, "10.77.9.1") as second, accepted(server):
-                assert plane.note(second) is None
-                first.sendall(b"still here")
-                assert first_accepted.recv(64) == b"still here"
+    with (
+        net.out.listen("10.77.9.1", PORT) as server,
+        dial(net.a, "10.77.9.1") as first,
+        accepted(ztunnel.outbound4) as first_accepted,
+    ):
+        plane.set_flags(net.a.cookie, PodFlag(0))
+        with dial(net.a, "10.77.9.1") as second, accepted(server):
+            assert plane.note(second) is None
+            first.sendall(b"still here")
+            assert first_accepted.recv(64) == b"still here"
 
 
 @pytest.mark.parametrize("kind", [NoteKind.OWN, NoteKind.CLIENT])
@@ -271,11 +274,15 @@ def test_two_pods_capture_apart(net: Topology, plane: Plane, ztunnel: Ztunnel) -
     enrol(plane, net.b)
     other = Ztunnel(plane, net.b)
     try:
-        with dial(net.a, "10.77.9.1"), dial(net.b, "10.77.9.1"):
-            with accepted(ztunnel.outbound4) as one, accepted(other.outbound4) as two:
-                first, second = plane.note(one), plane.note(two)
-                assert first is not None
-                assert second is not None
-                assert (first.netns, second.netns) == (net.a.cookie, net.b.cookie)
+        with (
+            dial(net.a, "10.77.9.1"),
+            dial(net.b, "10.77.9.1"),
+            accepted(ztunnel.outbound4) as one,
+            accepted(other.outbound4) as two,
+        ):
+            first, second = plane.note(one), plane.note(two)
+            assert first is not None
+            assert second is not None
+            assert (first.netns, second.netns) == (net.a.cookie, net.b.cookie)
     finally:
         other.close()

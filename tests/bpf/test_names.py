@@ -66,9 +66,12 @@ def test_serving_app_sees_the_true_client(
 
 def test_v6_client_does_not_fit_a_v4_application(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
     """There is no way to show it: the kernel's own name stays."""
-    with net.a.listen("10.77.1.1", PORT) as server, as_client(plane, net.a, "10.77.1.1", CLIENT6, 4242):
-        with accepted(server) as sock:
-            assert sock.getpeername()[0] == "10.77.1.1"
+    with (
+        net.a.listen("10.77.1.1", PORT) as server,
+        as_client(plane, net.a, "10.77.1.1", CLIENT6, 4242),
+        accepted(server) as sock,
+    ):
+        assert sock.getpeername()[0] == "10.77.1.1"
 
 
 def test_names_hold_on_open_connections_while_the_pod_drains(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:

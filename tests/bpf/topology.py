@@ -7,12 +7,12 @@ pod a 10.77.1.1 ------+------ pod b 10.77.2.1
 
 import os
 import socket
-from socket import socket as Socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from socket import socket as Socket
 from typing import TypeVar
 
 from mesh import netns
