@@ -7,6 +7,7 @@ that did not change, goes to the engine.
 import errno
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -23,7 +24,23 @@ _KINDS = {WaypointKind.SERVICE: 1, WaypointKind.WORKLOAD: 2, WaypointKind.UNKNOW
 
 
 class CompileError(Exception):
-    """The engine did not take an object; its tables are as they were before the change."""
+    """The engine did not take an object."""
+
+
+@dataclass(slots=True)
+class _Owed:
+    """What the tables do not have yet, by number; an object that is gone meanwhile is in `removed` too."""
+
+    workloads: set[int] = field(default_factory=set)
+    services: set[int] = field(default_factory=set)
+    policies: set[int] = field(default_factory=set)
+    removed: set[int] = field(default_factory=set)
+
+    def add(self, change: Change) -> None:
+        self.workloads |= change.workloads
+        self.services |= change.services
+        self.policies |= change.policies
+        self.removed |= change.removed
 
 
 class Compiler:
@@ -34,25 +51,28 @@ class Compiler:
         self._ffi = border.ffi
         self._lib = border.lib
         self._master = self._owned(self._lib.cv_tables_create())
+        self._owed = _Owed()
 
     def apply(self, change: Change) -> CData:
         """Put a change into the tables and return a snapshot to publish, which then belongs to the caller.
 
-        Raises CompileError when the engine cannot take it; the same change can be applied again.
+        Raises CompileError when the engine cannot take it. The tables are then as before, and the next change brings
+        this one along.
         """
+        self._owed.add(change)
         working = self._owned(self._lib.cv_tables_clone(self._master))
-        for number in change.removed:
+        for number in self._owed.removed:
             self._remove(working, number)
-        for number in change.policies:
+        for number in self._owed.policies:
             if policy := self._store.policy(number):
                 self._put_policy(working, number, policy)
-        for number in change.workloads:
+        for number in self._owed.workloads:
             if workload := self._store.workload(number):
                 self._put_workload(working, number, workload)
-        for number in change.services:
+        for number in self._owed.services:
             if service := self._store.service(number):
                 self._put_service(working, number, service)
-        self._master = working
+        self._master, self._owed = working, _Owed()
         return self.snapshot()
 
     def snapshot(self) -> CData:

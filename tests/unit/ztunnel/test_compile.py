@@ -23,18 +23,30 @@ from tests.unit.ztunnel.mesh_builder import (
     service,
     workload,
 )
-from ztunnel.compile import Compiler
+from ztunnel.compile import CompileError, Compiler
 from ztunnel.decide import Destination, Peer, inbound, outbound
 from ztunnel.state import Change, Store
 
 # Few names, so that generated objects meet: the same addresses, namespaces, services and policies again and again.
 NAMESPACES = ["shop", "zoo"]
 ADDRESSES = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "fd00::1", "fd00::2"]
-VIPS = [*ADDRESSES, "10.96.0.1", "fd96::1"]
+VIPS = [*ADDRESSES, "10.96.0.1", "10.96.0.2", "fd96::1", "10.98.7.7"]
 RANGES = ["10.0.0.0/8", "10.0.0.0/30", "fd00::/16", "0.0.0.0/0", "::/0"]
 NAMES = ["a", "b", "c"]
 NETWORKS = ["", "", "", "far"]
 PORTS = [80, 81]
+MODE = wire.LoadBalancing.Mode
+
+# What every generated mesh starts as: two services, one of them behind the waypoint that the third is.
+BASE = [
+    service("a", "10.96.0.1", "fd96::1", ports={80: 8080, 81: 0}),
+    service("b", "10.96.0.2", "10.98.0.0/16", waypoint=by_service("shop/c.shop")),
+    service("c", "10.96.0.3", ports={15008: 15008}),
+    workload("a", "10.0.0.1", "fd00::1", node="node-a", services={"shop/a.shop": {80: 8080, 81: 8081}}),
+    workload("b", "10.0.0.2", services={"shop/a.shop": {}, "shop/b.shop": {}}, waypoint=by_address("10.0.1.1")),
+    workload("c", "10.0.1.1", services={"shop/c.shop": {}}, capacity={"value": 2}),
+    workload("d", "10.0.1.2", services={"shop/c.shop": {}, "shop/a.shop": {}}, tunnel_protocol=0),
+]
 
 names, namespaces, networks = st.sampled_from(NAMES), st.sampled_from(NAMESPACES), st.sampled_from(NETWORKS)
 ports = st.dictionaries(st.sampled_from(PORTS), st.sampled_from([0, 8080, 8081]), max_size=2)
@@ -43,7 +55,8 @@ gateways = st.one_of(
     st.builds(by_service, services, st.sampled_from([0, 15008, 15443])),
     st.builds(by_address, st.sampled_from(VIPS), networks),
 )
-few = st.booleans().flatmap(lambda chance: st.just({}) if chance else st.builds(dict, waypoint=gateways))
+no_waypoint: dict[str, wire.GatewayAddress] = {}
+maybe_waypoint = st.one_of(st.just(no_waypoint), st.just(no_waypoint), st.fixed_dictionaries({"waypoint": gateways}))
 
 
 @st.composite
@@ -64,7 +77,7 @@ def workloads(draw: st.DrawFn) -> wire.Workload:
         capacity=draw(st.sampled_from([None, {"value": 0}, {"value": 5}, {"value": 2**32 - 1}])),
         locality={"region": draw(st.sampled_from(["", "r1", "r2"])), "zone": draw(st.sampled_from(["", "z1"]))},
         authorization_policies=draw(st.lists(st.builds("{}/{}".format, namespaces, names), max_size=2)),
-        **draw(few),
+        **draw(maybe_waypoint),
     )
 
 
@@ -81,19 +94,20 @@ def announced_services(draw: st.DrawFn) -> wire.Service:
         visibility=draw(st.sampled_from([0, 0, 1])),
         ip_families=draw(st.integers(0, 3)),
         load_balancing=wire.LoadBalancing(
-            routing_preference=draw(st.lists(st.integers(1, 6), max_size=3)),
-            mode=draw(st.sampled_from([0, 0, 1, 2, 3])),
-            health_policy=draw(st.integers(0, 1)),
+            routing_preference=draw(st.lists(st.sampled_from(wire.LoadBalancing.Scope.keys()[1:]), max_size=3)),
+            mode=draw(st.sampled_from(["UNSPECIFIED_MODE", *MODE.keys()])),
+            health_policy=draw(st.sampled_from(wire.LoadBalancing.HealthPolicy.keys())),
         ),
         weighted_waypoints=draw(st.one_of(st.just([]), st.lists(weighted, max_size=2))),
-        **draw(few),
+        **draw(maybe_waypoint),
     )
 
 
 @st.composite
 def updates(draw: st.DrawFn) -> list[Update]:
     changed = draw(st.lists(st.one_of(workloads(), announced_services()), min_size=1, max_size=12))
-    steps, gone = [], []
+    steps: list[Update] = []
+    gone: list[str] = []
     for message in changed:
         steps.append(Update(ADDRESS_TYPE, "n", (resource(message),), tuple(draw(st.sampled_from([(), (), gone])))))
         gone = [resource(draw(st.sampled_from(changed))).name]
@@ -111,7 +125,7 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, H
 @settings(relaxed, max_examples=300)
 @given(updates(), st.lists(st.tuples(destinations, random_words), min_size=1, max_size=6))
 def test_routes_are_equal_after_every_change(steps: list[Update], asked: list[tuple[Destination, int]]) -> None:
-    lab = Lab()
+    lab = Lab(*BASE)
     for step in steps:
         lab.apply(step)
         for source in [number for number, _ in lab.store.workloads()]:
@@ -129,7 +143,7 @@ def test_routes_are_equal_after_every_change(steps: list[Update], asked: list[tu
 def test_one_change_at_a_time_ends_where_starting_from_nothing_does(
     steps: list[Update], asked: list[tuple[Destination, int]]
 ) -> None:
-    lab = Lab()
+    lab = Lab(*BASE)
     for step in steps:
         lab.apply(step)
     stepwise = lab.tables
@@ -265,7 +279,7 @@ def large_mesh(workload_count: int, service_count: int) -> Update:
         for i in range(workload_count)
     )
     frontends = (service(f"s{i}", f"10.96.{i >> 8}.{i & 255}") for i in range(service_count))
-    return Update(ADDRESS_TYPE, "n", tuple(map(resource, [*pods, *frontends])), ())
+    return Update(ADDRESS_TYPE, "n", (*map(resource, pods), *map(resource, frontends)), ())
 
 
 @pytest.mark.slow
@@ -289,6 +303,36 @@ def test_ten_thousand_workloads_load_in_a_second_and_change_in_two_milliseconds(
     # Twice what is promised: the machine that runs the tests is shared.
     assert loaded < 2.0
     assert middle < 0.004
+
+
+class FailingBorder:
+    """The border, with put_service out of memory while `is_full`."""
+
+    def __init__(self) -> None:
+        self.ffi, self.lib, self.is_full = border().ffi, self, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(border().lib, name)
+
+    def cv_tables_put_service(self, *arguments: Any) -> int:
+        return -12 if self.is_full else border().lib.cv_tables_put_service(*arguments)
+
+
+def test_what_the_engine_could_not_take_comes_with_the_next_change() -> None:
+    failing, lab = FailingBorder(), Lab(workload("client", "10.0.0.2"))
+    compiler = Compiler(lab.store, failing)
+    failing.is_full = True
+    parts = [workload("web-1", "10.0.1.1", services={"shop/web.shop": {80: 8080}}), service("web", "10.96.0.1")]
+    with pytest.raises(CompileError, match="shop/web.shop"):
+        compiler.apply(lab.put(*parts)[0])
+    failing.is_full = False
+    lab.remove("Kubernetes//Pod/shop/client")
+    lab.compiler = compiler
+    lab.put(workload("late", "10.0.0.3"))
+    destination = Destination(ip("10.96.0.1"), 80)
+    expected = outbound(lab.store, lab.number("late"), destination, 0)
+    assert expected.workload == lab.number("web-1")
+    assert lab.engine_route(lab.number("late"), destination, 0) == expected
 
 
 def test_empty_change_is_false_and_compiles() -> None:
