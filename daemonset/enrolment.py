@@ -39,8 +39,11 @@ class CaptureRefused(Exception):
 class Kernel(Protocol):
     """The node's maps and links, as a worker needs them. Every call may be repeated; all raise KernelFault."""
 
+    def admit(self, cookie: int) -> None:
+        """Make sure that nobody else captures the namespace; raises CaptureRefused."""
+
     def capture(self, cookie: int, netns: int, addresses: Sequence[IPAddress]) -> None:
-        """Steer what arrives, then capture what the pod dials; raises CaptureRefused."""
+        """Steer what arrives, then capture what the pod dials."""
 
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port."""
@@ -214,6 +217,7 @@ class Worker:
                 return await self._release()
 
     async def _listen(self) -> Outcome | None:
+        self._world.kernel.admit(self.cookie)  # first: another set would keep ztunnel from binding its ports
         self.reason = self.reason or "waiting for ztunnel"
         answer = self._world.ztunnels.listen(self._wanted())
         if not await self._until(answer):

@@ -23,8 +23,8 @@ from mesh.addresses import IPAddress
 
 log = logging.getLogger(__name__)
 
-# Maps that this process writes: when another one is pinned in their place, ours are nobody's.
-_OWN_MAPS = ("pods", "addresses", "node", "fallback")
+# Maps that this process uses: when another one is pinned in their place, ours are nobody's.
+_OWN_MAPS = ("pods", "addresses", "node", "fallback", "counters")
 
 
 class NodeKernel:
@@ -52,13 +52,21 @@ class NodeKernel:
         with _named("node map"):
             self._plane.set_node(cookie)
 
+    def admit(self, cookie: int) -> None:
+        """Make sure that no other node's set acts on the namespace; raises CaptureRefused and KernelFault."""
+        paths = self._plane.paths
+        with _named("other sets"):
+            for pods in (paths.bpffs / "culvert").glob("*/v*/maps/pods"):
+                if pods.parts[-4] != escape(paths.key) and _holds(pods, cookie):
+                    text = f"its network namespace is in the pods of another node's set, {pods.parts[-4]}"
+                    raise CaptureRefused(Refusal(RefusalKind.OTHER_SET, text))
+
     def capture(self, cookie: int, netns: int, addresses: Sequence[IPAddress]) -> None:
-        """Steer what arrives, then capture what the pod dials; raises CaptureRefused and KernelFault."""
+        """Steer what arrives, then capture what the pod dials; raises KernelFault."""
         plane = self._plane
         ip4 = next((address for address in addresses if address.version == 4), None)
         ip6 = next((address for address in addresses if address.version == 6), None)
         with _named("capture"):
-            self._refuse_foreign(cookie)
             # Known first, so that `carry` serves the pod's sockets when the first connection is steered. A pod that
             # is captured already stays so throughout: nothing of it may leave in clear while it is added again.
             known = plane.pod(cookie)
@@ -111,13 +119,6 @@ class NodeKernel:
             finally:
                 os.close(pinned)
         return ""
-
-    def _refuse_foreign(self, cookie: int) -> None:
-        paths = self._plane.paths
-        for pods in (paths.bpffs / "culvert").glob("*/v*/maps/pods"):
-            if pods.parts[-4] != escape(paths.key) and _holds(pods, cookie):
-                text = f"its network namespace is in the pods of another node's set, {pods.parts[-4]}"
-                raise CaptureRefused(Refusal(RefusalKind.OTHER_SET, text))
 
 
 def _holds(pods: Path, cookie: int) -> bool:

@@ -5,15 +5,15 @@ when programs, maps and links are pinned (`python -m bpf.loader`). Nothing here 
 """
 
 import asyncio
-import logging
+import contextlib
 import os
 import signal
 import sys
 
-log = logging.getLogger(__name__)
-
 # What of the child's output a message quotes: the verifier's last words, not its book.
 _QUOTED_LINES = 8
+# A loader that is told to end has this long to remove what it has pinned.
+_UNDO_S = 3.0
 
 
 class LoadFailed(Exception):
@@ -37,10 +37,21 @@ async def run_loader(verb: str, key: str, timeout_s: float) -> str:
         raise LoadFailed(f"loader {verb}: not done after {timeout_s:g} s") from None
     finally:
         if child.returncode is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
+            await _end(child)
     if child.returncode != 0:
         lines = (errors or output).decode(errors="replace").strip().splitlines()
         quoted = "\n".join(lines[-_QUOTED_LINES:]) or "without a word"
         raise LoadFailed(f"loader {verb} ended with status {child.returncode}: {quoted}")
     return output.decode(errors="replace")
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """Let the loader undo what is half done, then make sure that it and its children are gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_UNDO_S):
+            await child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()

@@ -66,7 +66,7 @@ class FakeWorld:
         self.log: list[str] = []
         self.clock = FakeClock()
         self.kernel_fault: str = ""
-        self.capture_refusal: Refusal | None = None
+        self.refusal: Refusal | None = None
         self.has_ztunnel = True
         self.listen_error = ""
         self.controller_answers = True
@@ -94,9 +94,11 @@ class FakeWorld:
             raise KernelFault(self.kernel_fault)
         self.log.append(line)
 
+    def admit(self, cookie: int) -> None:
+        if self.refusal is not None:
+            raise CaptureRefused(self.refusal)
+
     def capture(self, cookie: int, netns: int, addresses: Sequence[IPAddress]) -> None:
-        if self.capture_refusal is not None:
-            raise CaptureRefused(self.capture_refusal)
         self._kernel(f"capture {cookie} {' '.join(map(str, addresses))}")
 
     def uncapture(self, cookie: int) -> None:

@@ -230,9 +230,9 @@ def test_a_release_that_fails_is_tried_until_it_succeeds() -> None:
     trace(body)
 
 
-def test_a_refusal_of_the_kernel_side_is_shown() -> None:
+def test_a_namespace_that_another_set_holds_is_refused_before_anything_is_done() -> None:
     fake = FakeWorld()
-    fake.capture_refusal = Refusal(RefusalKind.OTHER_SET, "in the pods of n2")
+    fake.refusal = Refusal(RefusalKind.OTHER_SET, "in the pods of n2")
 
     async def body(fake: FakeWorld, worker: Worker) -> None:
         assert (worker.state, worker.refused, worker.reason) == (
@@ -240,6 +240,7 @@ def test_a_refusal_of_the_kernel_side_is_shown() -> None:
             RefusalKind.OTHER_SET,
             "in the pods of n2",
         )
+        assert fake.log == []  # ztunnel was not even asked
 
     trace(body, fake)
 
