@@ -14,15 +14,12 @@
  * itself. What another network would have to carry is refused, and a waypoint that cannot be resolved refuses instead
  * of being passed by. ztunnel/decide.py is the reference for this file.
  */
-#include <string.h>
 #include <stdbool.h>
+#include <string.h>
+#include "endpoint.h"
 #include "tables.h"
 
-enum {
-	PORT_OUTBOUND = 15001,
-	PORT_INBOUND = 15006,
-	PORT_HBONE = 15008,
-};
+enum { PORT_HBONE = 15008 };
 
 struct call {
 	const struct cv_tables *tables;
@@ -32,7 +29,6 @@ struct call {
 };
 
 static const uint8_t MAPPED[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
-static const uint8_t LOOPBACK6[16] = { [15] = 1 };
 
 static bool is_ipv4(const uint8_t ip[16])
 {
@@ -41,11 +37,7 @@ static bool is_ipv4(const uint8_t ip[16])
 
 static bool is_self_call(const struct cv_endpoint *destination)
 {
-	uint16_t port = destination->port;
-	bool is_loopback = is_ipv4(destination->ip) ? destination->ip[12] == 127 :
-						      !memcmp(destination->ip, LOOPBACK6, sizeof(LOOPBACK6));
-
-	return is_loopback && (port == PORT_OUTBOUND || port == PORT_INBOUND || port == PORT_HBONE);
+	return cv_endpoint_is_loopback(destination) && cv_endpoint_is_mesh_port(destination->port);
 }
 
 static void refuse(struct cv_route *ret, enum cv_reason reason)

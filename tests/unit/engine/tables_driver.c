@@ -314,6 +314,58 @@ static void grow_to_many(void)
 	cv_tables_destroy(snapshot);
 }
 
+/* What only the data path asks: whom to expect behind a route, and the younger of two workloads with one uid. */
+static void answer_the_data_path(void)
+{
+	struct cv_tables *tables = cv_tables_create(), *held;
+	const char *names[2] = { "spiffe://td/ns/n/sa/x", "spiffe://td/ns/n/sa/y" };
+	const char *expected[3] = { NULL, NULL, NULL };
+	struct cv_workload workload = { .number = 4, .uid = "u", .identity = "spiffe://td/ns/n/sa/old", .namespace_ = "n" };
+	struct cv_service service = { .number = 2, .hostname = "h", .namespace_ = "n" };
+	struct cv_route route = { .next_hop = 9, .next_hop_service = 2 };
+
+	check(!cv_tables_put_workload(tables, &workload));
+	workload.number = 9;
+	workload.identity = "spiffe://td/ns/n/sa/new";
+	check(!cv_tables_put_workload(tables, &workload));
+	service.subject_names = names;
+	service.subject_name_count = 2;
+	check(!cv_tables_put_service(tables, &service));
+	check(cv_tables_workload_by_uid(tables, "u")->number == 9);
+	check(!cv_tables_workload(tables, 2) && !cv_tables_service(tables, 9) && !cv_tables_policy(tables, 9));
+	check(cv_tables_expected(tables, &route, expected, 2) == 3 && !expected[2]);
+	check(!strcmp(expected[0], workload.identity) && !strcmp(expected[1], names[0]));
+	route.next_hop_service = 0;
+	check(cv_tables_expected(tables, &route, expected, 3) == 1);
+
+	held = cv_tables_acquire(cv_tables_clone(tables));
+	check(!cv_tables_remove(tables, 9) && cv_tables_remove(tables, 9) == -ENOENT);
+	check(cv_tables_workload_by_uid(tables, "u")->number == 4);
+	cv_tables_destroy(tables);
+	cv_tables_destroy(held); /* the publisher's reference; ours still holds the strings */
+	check(!strcmp(cv_tables_workload_by_uid(held, "u")->identity, workload.identity));
+	cv_tables_release(held);
+}
+
+static void refuse_what_is_incomplete(void)
+{
+	struct cv_tables *tables = cv_tables_create();
+	struct cv_prefix too_long = { .length = 129 };
+	struct cv_workload workload = { .uid = "u", .identity = "i", .namespace_ = "n" };
+	struct cv_service service = { .number = 1, .hostname = "h", .namespace_ = "n", .vips = &too_long, .vip_count = 1 };
+	struct cv_policy policy = { .number = 1, .name = "n/p", .program_length = 1 };
+
+	check(cv_tables_put_workload(tables, &workload) == -EINVAL);
+	workload.number = 1;
+	workload.identity = NULL;
+	check(cv_tables_put_workload(tables, &workload) == -EINVAL);
+	check(cv_tables_put_service(tables, &service) == -EINVAL);
+	check(cv_tables_put_policy(tables, &policy) == -EINVAL);
+	check(cv_tables_remove(tables, 1) == -ENOENT);
+	cv_tables_destroy(tables);
+	cv_tables_destroy(NULL);
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -321,6 +373,8 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "memory")) {
 		fail_every_allocation();
 		grow_to_many();
+		answer_the_data_path();
+		refuse_what_is_incomplete();
 	} else if (!strcmp(mode, "threads")) {
 		publish_under_readers();
 	} else {

@@ -19,7 +19,7 @@ def build(directory: Path, sanitizer: str) -> Path:
         *(compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1"),
         *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover", "-Wl,--wrap=malloc,--wrap=calloc"),
         *(f"-I{ENGINE}/include", f"-I{ENGINE}/src", "-o", str(driver), str(DRIVER)),
-        *map(str, [*ENGINE.glob("src/tables*.c"), ENGINE / "src/policy.c"]),
+        *map(str, [*ENGINE.glob("src/tables*.c"), ENGINE / "src/policy.c", ENGINE / "src/endpoint.c"]),
         "-lpthread",
     ]
     subprocess.run(command, check=True, timeout=60)

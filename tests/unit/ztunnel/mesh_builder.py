@@ -1,13 +1,7 @@
 """Small meshes for tests of decisions: objects by keyword, a store fed through the wire, and the engine's tables."""
 
 import importlib
-import sys
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any
-
-import cffi
 
 from mesh.addresses import to_bytes16
 from mesh.reasons import Reason
@@ -19,36 +13,12 @@ from ztunnel.decide import Destination, Peer, Route, RouteKind, Verdict
 from ztunnel.endpoints import Here
 from ztunnel.state import Change, Store
 
-ENGINE = Path(__file__).parents[3] / "engine"
 HERE = Here(node="node-a", network="", cluster_id="Kubernetes")
 
 
-@cache
 def border() -> Any:
-    """The engine's cffi module, or one of the tables alone while the engine is not built."""
-    try:
-        return importlib.import_module("engine._border")
-    except ImportError:
-        return _tables_only()
-
-
-def _tables_only() -> Any:
-    header = (ENGINE / "include/border.h").read_text()
-    header = header[: header.index("/* ----------------------------------------------------------------- engine")]
-    ffi = cffi.FFI()
-    ffi.cdef("\n".join(line for line in header.splitlines() if not line.startswith("#")))
-    sources = [*ENGINE.glob("src/tables*.c"), ENGINE / "src/policy.c"]
-    ffi.set_source(
-        "_culvert_tables",
-        '#include "border.h"',
-        sources=[str(path) for path in sources],
-        include_dirs=[str(ENGINE / "include"), str(ENGINE / "src")],
-        extra_compile_args=["-std=gnu11"],
-    )
-    directory = tempfile.mkdtemp(prefix="culvert-tables-")
-    ffi.compile(tmpdir=directory)
-    sys.path.insert(0, directory)
-    return importlib.import_module("_culvert_tables")
+    """The engine's cffi module."""
+    return importlib.import_module("engine._border")
 
 
 def ip(text: str) -> bytes:

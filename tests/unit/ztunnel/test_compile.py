@@ -323,7 +323,7 @@ def test_what_the_engine_could_not_take_comes_with_the_next_change() -> None:
     compiler = Compiler(lab.store, failing)
     failing.is_full = True
     parts = [workload("web-1", "10.0.1.1", services={"shop/web.shop": {80: 8080}}), service("web", "10.96.0.1")]
-    with pytest.raises(CompileError, match="shop/web.shop"):
+    with pytest.raises(CompileError, match=r"shop/web\.shop"):
         compiler.apply(lab.put(*parts)[0])
     failing.is_full = False
     lab.remove("Kubernetes//Pod/shop/client")
