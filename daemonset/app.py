@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from daemonset.agent import Agent, KernelNamespaces
@@ -30,9 +31,6 @@ from mesh.sockdiag import SockDiag
 log = logging.getLogger(__name__)
 
 OWN_NETNS = Path("/proc/self/ns/net")
-
-# How often the pins are compared with what we have open.
-WATCH_PINS_S = 5.0
 
 
 class SetReplaced(Exception):
@@ -68,7 +66,7 @@ async def run(config: Config) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runtime = config.place.runtime
     runtime.mkdir(parents=True, exist_ok=True)
-    with only_agent(runtime):
+    with only_agent(runtime, config.enrolment.handover_s):
         status = Status(Sources(config.place.node, config.key))
         async with (
             Background() as background,
@@ -84,6 +82,17 @@ async def run(config: Config) -> None:
             log.info("stopping; programs, links and maps stay in place")
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What works once the programs are in place."""
+
+    agent: Agent
+    kernel: NodeKernel
+    ztunnels: Ztunnels
+    reports: Reports
+    background: Background
+
+
 async def _work(config: Config, status: Status, source: PodSource) -> None:
     sources = status.sources
     sources.step = "programs to be loaded"
@@ -91,24 +100,24 @@ async def _work(config: Config, status: Status, source: PodSource) -> None:
     with NodeKernel.open(config.key) as kernel:
         node_cookie = netns_cookie(OWN_NETNS)
         kernel.set_node(node_cookie)
-        link = ControllerLink(
-            config.control.controller,
-            config.control.controller_name,
-            config.place.runtime / "credentials",
-            config.control.token,
-            config.control.cluster_id,
-        )
-        reports = Reports(config.place.node, link.open)
-        async with Ztunnels(config.zds_socket) as ztunnels, Background() as workers:
+        reports = Reports(config.place.node, _controller_link(config).open)
+        async with Ztunnels(config.zds_socket) as ztunnels, Background() as background:
             world = World(kernel, ztunnels, reports, LoopClock(), count_connections, status.changed)
             enrolment = config.enrolment
             pace = Pace(enrolment.settle_s, enrolment.retry_first_s, enrolment.retry_max_s)
-            agent = Agent(config.place.node, node_cookie, world, pace, KernelNamespaces(), workers)
+            agent = Agent(config.place.node, node_cookie, world, pace, KernelNamespaces(), background)
             ztunnels.on_lost = agent.lost
             sources.agent, sources.kernel, sources.ztunnels, sources.reports = agent, kernel, ztunnels, reports
-            workers.start(ztunnels.failed(), "ztunnel server")
-            workers.start(_follow(source, agent, kernel, ztunnels, reports, status, workers), "pods")
-            await workers.failed()
+            parts = _Parts(agent, kernel, ztunnels, reports, background)
+            background.start(ztunnels.failed(), "ztunnel server")
+            background.start(_follow(source, parts, status, enrolment.watch_pins_s), "pods")
+            await background.failed()
+
+
+def _controller_link(config: Config) -> ControllerLink:
+    control = config.control
+    directory = config.place.runtime / "credentials"
+    return ControllerLink(control.controller, control.controller_name, directory, control.token, control.cluster_id)
 
 
 async def _load_programs(config: Config) -> str:
@@ -128,32 +137,25 @@ async def _load_programs(config: Config) -> str:
     return ""
 
 
-async def _follow(
-    source: PodSource,
-    agent: Agent,
-    kernel: NodeKernel,
-    ztunnels: Ztunnels,
-    reports: Reports,
-    status: Status,
-    workers: Background,
-) -> None:
+async def _follow(source: PodSource, parts: _Parts, status: Status, watch_pins_s: float) -> None:
+    """Reconcile with each list of pods; the first one opens the doors to ztunnels and controller."""
     status.sources.step = "the first list of pods"
-    started = False
+    is_first = True
     async for snapshot in source.snapshots():
-        if started:
-            agent.reconcile(snapshot)
+        if not is_first:
+            parts.agent.reconcile(snapshot)
             continue
-        agent.start(snapshot, kernel.held())
-        ztunnels.open()
-        workers.start(reports.run(), "reports")
-        workers.start(_watch_pins(kernel), "pins")
+        is_first = False
+        parts.agent.start(snapshot, parts.kernel.held())
+        parts.ztunnels.open()
+        parts.background.start(parts.reports.run(), "reports")
+        parts.background.start(_watch_pins(parts.kernel, watch_pins_s), "pins")
         status.sources.step = ""
-        started = True
         log.info("ready; %d pods on this node", len(snapshot.pods))
 
 
-async def _watch_pins(kernel: NodeKernel) -> None:
+async def _watch_pins(kernel: NodeKernel, interval_s: float) -> None:
     while True:
-        await asyncio.sleep(WATCH_PINS_S)
+        await asyncio.sleep(interval_s)
         if missing := kernel.missing():
             raise SetReplaced(f"the node's set has changed under us: {missing}")

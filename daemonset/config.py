@@ -38,6 +38,8 @@ class Enrolment:
     )
     retry_first_s: float = setting(0.2, "pause after a failed step; doubles up to retry-max-s")
     retry_max_s: float = setting(30.0, "longest pause between two tries")
+    handover_s: float = setting(10.0, "how long to wait for an agent that is being replaced to end")
+    watch_pins_s: float = setting(5.0, "how often the pins are compared with what is open")
     load_timeout_s: float = setting(120.0, "deadline of the process that compiles and attaches the programs")
 
 

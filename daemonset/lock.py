@@ -9,16 +9,13 @@ from pathlib import Path
 
 _NAME = "agent.lock"
 
-# An agent that is being replaced ends within this time.
-HANDOVER_S = 10.0
-
 
 class AnotherAgent(Exception):
     """Somebody else works on this runtime directory."""
 
 
 @contextmanager
-def only_agent(runtime: Path, patience_s: float = HANDOVER_S) -> Iterator[None]:
+def only_agent(runtime: Path, patience_s: float) -> Iterator[None]:
     """Hold the lock; raises AnotherAgent when it does not come free. The file stays."""
     fd = os.open(runtime / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

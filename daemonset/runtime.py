@@ -37,16 +37,17 @@ class RuntimeSource:
         self._last_namespaces: Mapping[str, Mapping[str, str]] = {}
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
-        """What is there now, and again after each change that makes a difference."""
+        """What is there now, again after each change that makes a difference, and every ten seconds in any case."""
         self._pods_dir.mkdir(parents=True, exist_ok=True)
         with DirectoryWatch([self._pods_dir, self._namespaces_file.parent]) as watch:
             last: Snapshot | None = None
+            changed = False
             while True:
                 snapshot = self.read()
-                if snapshot != last:
+                if not changed or snapshot != last:
                     last = snapshot
                     yield snapshot
-                if await watch.changed(RESYNC_S):
+                if changed := await watch.changed(RESYNC_S):
                     await asyncio.sleep(SETTLE_S)
                     watch.drain()
 

@@ -251,7 +251,7 @@ def test_a_controller_that_is_away_does_not_hinder_enrolment(stage: AgentStage) 
 
 
 def test_unloading_under_a_running_agent_is_refused_and_forcing_it_restarts_the_agent(stage: AgentStage) -> None:
-    stage.start()
+    stage.start("--watch-pins-s", "0.2")
     command = [sys.executable, "-m", "daemonset", "unload", "--key", stage.key]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 1
@@ -296,7 +296,7 @@ def test_a_second_agent_on_the_same_node_ends_with_a_reason(stage: AgentStage) -
     assert first is not None
     stage.agent = None
     try:
-        stage.start("--status-port", "0", ready=False)
+        stage.start("--status-port", "0", "--handover-s", "0.3", ready=False)
         assert stage.agent is not None
         assert stage.agent.wait(20) == 1
         assert f"(pid {first.pid})" in stage.log
