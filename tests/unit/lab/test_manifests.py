@@ -1,0 +1,69 @@
+import pytest
+
+from lab import manifests
+from lab.manifests import Ref
+
+POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: c}]}\n"
+
+
+def names_of(found):
+    return [manifests.ref_of(item) for item in found]
+
+
+def test_bad_document_costs_only_itself():
+    text = f"{POD}---\nkind: [unclosed\n---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop}}\n"
+    found, faults = manifests.parse(text, "x.yaml")
+    assert names_of(found) == [Ref("Pod", "shop", "a"), Ref("Namespace", "", "shop")]
+    assert len(faults) == 1
+    assert faults[0].where == "x.yaml:6"
+    assert "not YAML" in faults[0].what
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("just text", "mapping"),
+        ("{apiVersion: v1, metadata: {name: a}}", "kind"),
+        ("{kind: Pod, metadata: {name: a}}", "apiVersion"),
+        ("{apiVersion: v1, kind: Pod}", "metadata.name"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: A_b}}", "lower-case"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: ../../etc/x}}", "lower-case"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: ../x}}", "lower-case"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {x: true}}}", "labels"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: a, annotations: [x]}}", "annotations"),
+    ],
+)
+def test_what_is_no_object_is_named(text, what):
+    found, faults = manifests.parse(text, "x")
+    assert not found
+    assert what in faults[0].what
+
+
+def test_list_is_taken_apart():
+    item = "{apiVersion: v1, kind: Namespace, metadata: {name: %s}}"
+    text = f"{{apiVersion: v1, kind: List, items: [{item % 'a'}, {item % 'b'}]}}"
+    found, faults = manifests.parse(text, "x")
+    assert not faults
+    assert [ref.name for ref in names_of(found)] == ["a", "b"]
+
+
+def test_namespace_defaults_and_cluster_scoped_kinds_have_none():
+    found, _ = manifests.parse("{apiVersion: v1, kind: Pod, metadata: {name: a}}", "x")
+    assert found[0]["metadata"]["namespace"] == "default"
+    found, _ = manifests.parse("{apiVersion: v1, kind: Node, metadata: {name: a, namespace: x}}", "x")
+    assert "namespace" not in found[0]["metadata"]
+
+
+def test_directories_are_read_in_order_and_other_files_left_alone(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "two.yml").write_text("{apiVersion: v1, kind: Namespace, metadata: {name: two}}")
+    (tmp_path / "a.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "one"}}')
+    (tmp_path / "README.md").write_text("not: a manifest")
+    (tmp_path / ".hidden.yaml").write_text("broken: [")
+    found, faults = manifests.read([tmp_path])
+    assert not faults
+    assert [ref.name for ref in names_of(found)] == ["one", "two"]
+
+
+def test_empty_documents_are_nothing():
+    assert manifests.parse("---\n# only a comment\n---\n\n", "x") == ([], [])
