@@ -121,7 +121,8 @@ class Compiler:
         ]
         waypoint = self._store.waypoint_of_workload(workload)
         addresses = self._ffi.new("uint8_t[][16]", [list(ip) for ip in workload.addresses])
-        judges = self._store.policies_of(workload) if self._store.is_local(workload) else ()
+        is_local = self._store.is_local(workload)
+        judges = self._store.policies_of(workload) if is_local else ()
         policies = self._ffi.new("uint32_t[]", judges)
         struct = self._ffi.new(
             "struct cv_workload *",
@@ -134,6 +135,7 @@ class Compiler:
                 "network": texts[4],
                 "hbone": workload.hbone,
                 "hidden": workload.host_network or workload.network != self._store.here.network,
+                "foreign": not is_local,
                 "waypoint": _waypoint(waypoint) if waypoint else (0, 0, 0, 0),
                 "addresses": addresses,
                 "address_count": len(workload.addresses),

@@ -97,6 +97,7 @@ struct cv_workload {
 	const char *network;
 	uint8_t hbone;  /* speaks HBONE on 15008 */
 	uint8_t hidden; /* not found by address: it shares the host's, or lives on another network */
+	uint8_t foreign; /* runs on another node: its policies are not here, so whoever asks to reach it is refused */
 	struct cv_waypoint_ref waypoint;
 	const uint8_t (*addresses)[16];
 	uint32_t address_count;
@@ -198,8 +199,8 @@ struct cv_verdict {
 };
 
 /*
- * May `peer` reach `destination` of the workload? -ENOENT and a refusal when the workload is unknown. An identity that
- * is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account> counts as none.
+ * May `peer` reach `destination` of the workload? -ENOENT and a refusal when the workload is unknown or foreign. An
+ * identity that is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account> counts as none.
  */
 int cv_tables_judge(const struct cv_tables *tables, uint32_t workload, const struct cv_peer *peer,
 		    const struct cv_endpoint *destination, struct cv_verdict *ret);

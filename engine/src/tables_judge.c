@@ -72,7 +72,7 @@ int cv_tables_judge(const struct cv_tables *tables, uint32_t workload, const str
 	uint32_t missing;
 
 	*ret = (struct cv_verdict){};
-	if (!judged)
+	if (!judged || judged->foreign)
 		return -ENOENT;
 	cv_policy_input_init(peer, destination, &input);
 	if (gather(tables, judged, &input, opinions, &missing))

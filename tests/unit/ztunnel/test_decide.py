@@ -397,6 +397,14 @@ def test_unknown_workload_lets_nobody_in() -> None:
     assert not lab.engine_verdict(99, ALICE, AT).allow
 
 
+def test_the_engine_lets_nobody_into_a_workload_of_another_node() -> None:
+    lab = Lab(workload("server", "10.0.0.1", node="node-b"))
+    assert inbound(lab.store, lab.number("server"), ALICE, AT).allow
+    assert not lab.engine_verdict(lab.number("server"), ALICE, AT).allow
+    lab.put(SERVER)
+    assert lab.engine_verdict(lab.number("server"), ALICE, AT).allow
+
+
 def test_allow_lets_in_whom_it_names_and_refuses_others_by_its_name() -> None:
     lab = Lab(SERVER, authorization("only-alice", FROM_ALICE))
     policy = lab.number("shop/only-alice")
