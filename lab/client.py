@@ -6,6 +6,8 @@ the moment between `lab up` and the first order.
 
 import fcntl
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -91,7 +93,10 @@ def take_down(lab: str) -> list[str]:
         ask(own.control, {"do": "down"}, 5.0)
     except (SupervisorGone, Refused, OSError):
         supervisor = -1
-    _wait_unlocked(lab, supervisor)
+    if supervisor >= 0:
+        _wait_ended(supervisor)
+    elif is_alive(lab):
+        raise LabError(f"lab {lab!r} is held by a supervisor that does not answer; end it and try again")
     if own.root.exists():
         return _sweep(lab)
     return []
@@ -184,20 +189,14 @@ def _locked(lab: str) -> Iterator[bool]:
         os.close(fd)
 
 
-def _wait_unlocked(lab: str, supervisor: int) -> None:
-    deadline = time.monotonic() + DOWN_DEADLINE_S
-    while is_alive(lab):
-        if time.monotonic() > deadline:
-            if supervisor < 0:
-                raise LabError(f"lab {lab!r} is held by a supervisor that does not answer; end it and try again")
-            _kill(supervisor)
-        time.sleep(0.02)
-
-
-def _kill(pidfd: int) -> None:
-    import signal  # noqa: PLC0415  rarely needed
-
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+def _wait_ended(supervisor: int) -> None:
+    """Wait for the process of a pidfd; one that hangs is killed."""
+    try:
+        if not select.select([supervisor], [], [], DOWN_DEADLINE_S)[0]:
+            signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+            select.select([supervisor], [], [], DOWN_DEADLINE_S)
+    finally:
+        os.close(supervisor)
 
 
 def _sweep(lab: str) -> list[str]:

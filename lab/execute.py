@@ -35,6 +35,8 @@ CALLER_DIED = signal.SIGRTMAX - 3
 END_OF_INPUT = b"\x04"  # what a terminal makes of Ctrl-D
 CHUNK_BYTES = 64 * 1024
 
+_ENDED = "the pod has ended meanwhile; `culvert lab status` shows what became of it"
+
 
 class NoSuchTarget(Exception):
     """There is nothing of this name to run a command in."""
@@ -122,7 +124,7 @@ def _hold(target: Target) -> int:
     """A pidfd of the pod's first process, or -1; the start time tells it from a later process of the same number."""
     if target.pid is None:
         return -1
-    gone = NoSuchTarget("the pod has ended meanwhile; `culvert lab status` shows what became of it")
+    gone = NoSuchTarget(_ENDED)
     try:
         pidfd = os.pidfd_open(target.pid)
         text = Path(f"/proc/{target.pid}/stat").read_text()
@@ -148,6 +150,8 @@ def _guard(target: Target, argv: list[str], env: dict[str, str], fds: tuple[int,
         if slave >= 0:
             os.close(slave)
         _stand_guard(command)
+    except ProcessLookupError:
+        launch.fail(_ENDED, 1)
     except BaseException as error:  # a fork must never return into the caller's code
         launch.fail(str(error), 1)
 

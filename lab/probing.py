@@ -4,6 +4,7 @@ The namespace matters: the mesh knows a node's probe by the namespace of its soc
 """
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -30,7 +31,7 @@ async def tcp_fault(node: Path, ip: str, port: int) -> str | None:
     try:
         (await connect(node, ip, port)).close()
     except OSError as error:
-        return f"TCP {ip}:{port}: {error.strerror or error}"
+        return f"TCP {ip}:{port}: {_why(error)}"
     return None
 
 
@@ -52,12 +53,16 @@ async def http_fault(node: Path, ip: str, port: int, probe: Probe) -> str | None
             await loop.sock_sendall(sock, "\r\n".join(lines).encode())
             status = await _status_line(loop, sock)
     except OSError as error:
-        return f"GET http://{host}{probe.http_path}: {error.strerror or error}"
+        return f"GET http://{host}{probe.http_path}: {_why(error)}"
     parts = status.split()
     if len(parts) < 2 or not parts[1].isdigit():
         return f"GET http://{host}{probe.http_path}: the answer is not HTTP"
     code = int(parts[1])
     return None if 200 <= code < 400 else f"GET http://{host}{probe.http_path}: status {code}"
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 async def _status_line(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
