@@ -14,12 +14,13 @@ from pathlib import Path
 
 from daemonset.agent import Agent, KernelNamespaces
 from daemonset.config import Config
+from daemonset.controller_link import ControllerLink
 from daemonset.enrolment import KernelFault, Pace, World
 from daemonset.kernel import NodeKernel
 from daemonset.lock import only_agent
 from daemonset.pods import PodSource
 from daemonset.programs import LoadFailed, run_loader
-from daemonset.reports import ControllerLink, Reports
+from daemonset.reports import Reports
 from daemonset.runtime import RuntimeSource
 from daemonset.status import Sources, Status
 from daemonset.ztunnels import Ztunnels

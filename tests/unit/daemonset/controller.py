@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from daemonset.reports import METHOD
+from daemonset.controller_link import METHOD
 from mesh.wire import agent_pb2 as wire
 from tests.support.pki import Authority
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from daemonset import reports as module
-from daemonset.reports import ControllerLink, Reports
+from daemonset.controller_link import ControllerLink
+from daemonset.reports import Reports
 from mesh.aio import Background
 from tests.support.pki import Authority
 from tests.unit.daemonset.controller import NAME, ControllerStub
