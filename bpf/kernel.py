@@ -19,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, OBJ_PIN, OBJ_GET = 1, 2, 3, 4, 5, 6, 7
 PROG_TEST_RUN, GET_INFO, PROG_QUERY = 10, 15, 16
-MAP_LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE = 24, 28, 29
+MAP_LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE, LINK_DETACH = 24, 28, 29, 34
 
 LINK_CGROUP = 3  # enum bpf_link_type
 
@@ -235,6 +235,26 @@ def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
 def link_update(link_fd: int, program_fd: int) -> None:
     """Swap the program that a link runs, without a moment in which none runs."""
     call(LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0), "update link")
+
+
+def link_remove(path: Path) -> bool:
+    """Detach a pinned link and remove its pin; False when there was none.
+
+    Unpinning alone detaches too, but only some time later: the kernel lets go of bpffs inodes after a grace period.
+    """
+    try:
+        fd = open_pin(path)
+    except FileNotFoundError:
+        return False
+    try:
+        call(LINK_DETACH, struct.pack("=I", fd), f"detach {path}")
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not a link, or one whose target is gone
+            raise
+    finally:
+        os.close(fd)
+    path.unlink()
+    return True
 
 
 def attached_programs(target_fd: int, attach_type: int) -> list[int]:

@@ -33,8 +33,7 @@ def detach(paths: NodePaths, netns: int) -> bool:
     """Remove a pod's link; False when it had none."""
     path = paths.inbound(netns)
     with changing(paths):
-        had = path.exists()
-        path.unlink(missing_ok=True)
+        had = kernel.link_remove(path)
         if path.parent.exists():
             path.parent.rmdir()
         return had

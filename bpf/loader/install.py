@@ -46,14 +46,22 @@ def unload(paths: NodePaths) -> bool:
     """Detach and remove all of the node's set, however broken it is. False when there was nothing."""
     with changing(paths):
         found = paths.node.exists()
-        for links in paths.node.glob("*/links"):  # capture ends before what it relies on
-            for spec in reversed(PROGRAMS):
-                (links / spec.name).unlink(missing_ok=True)
+        for directory in paths.node.glob("*"):
+            _detach(directory)
         remove_tree(paths.node)
         paths.manifest.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: other nodes live beside us
             paths.node.parent.rmdir()
     return found
+
+
+def _detach(directory: Path) -> None:
+    """End every link of a set or a staging directory: capture first, then what it relies on."""
+    order = {spec.name: position for position, spec in enumerate(PROGRAMS)}
+    for link in sorted(directory.glob("links/*"), key=lambda path: -order.get(path.name, 0)):
+        kernel.link_remove(link)
+    for link in directory.glob("pods/*/inbound"):
+        kernel.link_remove(link)
 
 
 def remove_tree(directory: Path) -> None:
@@ -88,15 +96,20 @@ def _converge(paths: NodePaths, is_forced: bool) -> str:
             _swap(paths, staging, built, root)
             manifest.write(paths.manifest)
             return "upgraded"
-        _attach_all(staging, built, root)
         manifest.write(paths.manifest)
-        staging.rename(paths.set)
+        try:
+            _attach_all(staging, built, root)  # nothing slow between the first pinned link and the rename
+            staging.rename(paths.set)
+        except BaseException:
+            paths.manifest.unlink()
+            raise
         return "loaded"
 
 
 def _what_is_there(paths: NodePaths) -> Manifest | None:
     """The manifest of the set in place. A set of a former boot, or of a schema we do not know, does not stay."""
     for leftover in paths.node.glob("staging-*"):
+        _detach(leftover)
         remove_tree(leftover)
     for other in paths.node.glob("v*"):
         if other != paths.set:
@@ -109,6 +122,7 @@ def _what_is_there(paths: NodePaths) -> Manifest | None:
     except BadManifest:
         manifest = None  # the pins tell enough: all programs are swapped
     if manifest is not None and manifest.boot != boot_id():
+        _detach(paths.set)
         remove_tree(paths.set)  # cookies restart at boot: whatever the maps say is about other namespaces
         return None
     return manifest
@@ -154,6 +168,7 @@ def _staging(paths: NodePaths) -> Iterator[Path]:
             _make(directory / part)
         yield directory
     finally:
+        _detach(directory)
         remove_tree(directory)
         if paths.node.is_dir() and not any(paths.node.iterdir()):
             paths.node.rmdir()
@@ -283,7 +298,7 @@ def _swap(paths: NodePaths, staging: Path, built: build.Built, root: int) -> Non
             for link, program in reversed(undo):
                 kernel.link_update(link, program)
             for path in made:
-                path.unlink()
+                kernel.link_remove(path)
             raise
     _move_pins(paths, staging)
 
@@ -318,8 +333,8 @@ def _move_pins(paths: NodePaths, staging: Path) -> None:
         (staging / "maps" / name).rename(paths.maps / name)
     for directory in (paths.programs, paths.links):
         for pin in directory.iterdir():
-            if pin.name not in known:
-                pin.unlink()  # a program that this version no longer has
+            if pin.name not in known:  # a program that this version no longer has
+                pin.unlink() if directory == paths.programs else kernel.link_remove(pin)
 
 
 def enrolled(paths: NodePaths) -> int:

@@ -87,7 +87,7 @@ class Ztunnel:
 
     def __init__(self, plane: Plane, place: Place) -> None:
         self._stack = ExitStack()
-        self._plane = plane
+        self.plane = plane
         self.place = place
         self.outbound4 = self._listener("0.0.0.0", 15001, loopback_only=True)
         self.outbound6 = self._listener("::1", 15001)
@@ -110,7 +110,7 @@ class Ztunnel:
         sock = self._stack.enter_context(self.place.socket(family))
         # What it accepts holds the application's port: without this the application could not bind it meanwhile.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._plane.put_note(sock, Note(NoteKind.OWN))
+        self.plane.put_note(sock, Note(NoteKind.OWN))
         return sock
 
     def close(self) -> None:
