@@ -242,6 +242,25 @@ def test_with_two_ztunnels_adds_go_to_the_latest_and_deletes_to_both() -> None:
     play(body, "a")
 
 
+def test_what_the_old_one_answers_late_does_not_count() -> None:
+    async def body(made: Stage) -> None:
+        made.ztunnels._deadline_s = 5.0
+        old = await made.connect()
+        await old.take(1)
+        added = made.ztunnels.listen(wanted("b", made.fd))
+        assert await old.hear() == wanted("b", 0).add
+        new = await made.connect()
+        assert await new.hear() == wanted("b", 0).add
+        await old.answer("no room")
+        await asyncio.sleep(0.02)
+        assert not added.done()
+        await new.answer()
+        assert await added == ""
+        assert made.lost == []
+
+    play(body)
+
+
 def test_when_the_latest_leaves_the_one_before_is_asked_again() -> None:
     async def body(made: Stage) -> None:
         old = await made.connect()
