@@ -1,0 +1,102 @@
+"""What applications do with a socket, in a line each."""
+
+import contextlib
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+
+from tests.interop.node import DEADLINE_S
+
+CHUNK = bytes(range(256)) * 1024  # 256 KiB
+
+
+def dial(ip: str, port: int) -> socket.socket:
+    return socket.create_connection((ip, port), DEADLINE_S)
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    made, _ = listener.accept()
+    made.settimeout(DEADLINE_S)
+    return made
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = sock.recv(size - len(parts))
+        if not part:
+            raise EOFError(f"{len(parts)} of {size} bytes")
+        parts += part
+    return bytes(parts)
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    parts = bytearray()
+    while part := sock.recv(1 << 18):
+        parts += part
+    return bytes(parts)
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Read until the connection ends: by a reset (never a clean end)?"""
+    try:
+        read_to_end(sock)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def digest_to_end(sock: socket.socket) -> tuple[int, str]:
+    """How many bytes come until a clean end, and their checksum."""
+    digest, total = hashlib.sha256(), 0
+    while part := sock.recv(1 << 18):
+        digest.update(part)
+        total += len(part)
+    return total, digest.hexdigest()
+
+
+def send_chunks(sock: socket.socket, chunks: int) -> tuple[int, str]:
+    """Send numbered chunks, end, and return their length and checksum."""
+    digest, total = hashlib.sha256(), 0
+    for number in range(chunks):
+        part = number.to_bytes(8, "big") + CHUNK[8:]
+        sock.sendall(part)
+        digest.update(part)
+        total += len(part)
+    sock.shutdown(socket.SHUT_WR)
+    return total, digest.hexdigest()
+
+
+@contextlib.contextmanager
+def echo_server(listener: socket.socket) -> Iterator[None]:
+    """Echoes every connection of a listener, each on its own thread, ends when the client has ended."""
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+    listener.settimeout(0.1)
+
+    def echo(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            while part := sock.recv(1 << 18):
+                sock.sendall(part)
+            sock.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        while not stop.is_set():
+            try:
+                sock, _ = listener.accept()
+            except TimeoutError:
+                continue
+            sock.settimeout(2 * DEADLINE_S)
+            threads.append(threading.Thread(target=echo, args=(sock,), name="echo"))
+            threads[-1].start()
+
+    server = threading.Thread(target=serve, name="echo server")
+    server.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        server.join()
+        for thread in threads:
+            thread.join(3 * DEADLINE_S)

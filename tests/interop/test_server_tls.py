@@ -1,0 +1,126 @@
+"""The TLS rows of table 9.1: what our 15008 says to certificates and protocols, alerts by name."""
+
+import socket
+import ssl
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from mesh.reasons import Reason
+from tests.interop.conftest import OurServer
+from tests.interop.hyper import Hyper, tls_context
+from tests.interop.node import DEADLINE_S, HBONE, Credential, credential, spiffe
+from tests.support.pki import Authority
+
+# RFC 8446 section 6: what OpenSSL calls an alert that it received.
+ALERTS = {
+    "protocol_version": "TLSV1_ALERT_PROTOCOL_VERSION",
+    "no_application_protocol": "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+    "certificate_required": "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "certificate_unknown": "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "certificate_expired": "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "decrypt_error": "TLSV1_ALERT_DECRYPT_ERROR",
+}
+
+
+def alert_for(server: OurServer, context: ssl.SSLContext) -> str:
+    """The alert that ends a connection, at the handshake or, in TLS 1.3, at the first read."""
+    with socket.create_connection((server.ip, HBONE), DEADLINE_S) as plain, pytest.raises(ssl.SSLError) as caught:
+        with context.wrap_socket(plain) as wrapped:
+            while wrapped.recv(65536):
+                pass
+            pytest.fail("the connection ended without an alert")
+    return caught.value.reason or str(caught.value)
+
+
+def expired(authority: Authority) -> Credential:
+    chain, key = authority.credential(spiffe("client"), not_after=authority.now - timedelta(minutes=5))
+    return Credential(chain, key, authority.pem)
+
+
+@pytest.mark.parametrize("row", ["no client certificate", "other trust domain", "expired", "signed by another key"])
+def test_row_refused_certificate_gets_its_alert(server: OurServer, authority: Authority, row: str) -> None:
+    shown = {
+        "no client certificate": (None, "certificate_required"),
+        "other trust domain": (credential(authority, spiffe("client", "elsewhere")), "certificate_unknown"),
+        "expired": (expired(authority), "certificate_expired"),
+        "signed by another key": (credential(Authority(), spiffe("client")), "decrypt_error"),
+    }
+    given, alert = shown[row]
+    assert alert_for(server, tls_context(False, given)) == ALERTS[alert]
+    reason, event = server.node.closed()
+    assert reason in (Reason.TLS_UNTRUSTED, Reason.TLS_FAILED)
+    assert not event.opened and event.detail
+    assert server.node.stats().handshakes_failed[1] == 1
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        ("spiffe://cluster.local/ns/default",),
+        ("https://cluster.local/ns/default/sa/client",),
+        ("spiffe://cluster.local.evil/ns/default/sa/client",),
+        ("spiffe://cluster.local/ns/default/sa/client/more",),
+        ("spiffe://elsewhere/ns/default/sa/client", "spiffe://cluster.local/ns/default/sa/client"),
+    ],
+)
+def test_a_certificate_that_names_nobody_of_ours_is_certificate_unknown(
+    server: OurServer, authority: Authority, uris: tuple[str, ...]
+) -> None:
+    given = credential(authority, *uris)
+    assert alert_for(server, tls_context(False, given)) == ALERTS["certificate_unknown"]
+
+
+def test_row_tls_1_2(server: OurServer, client_credential: Credential) -> None:
+    only = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2)
+    assert alert_for(server, tls_context(False, client_credential, versions=only)) == ALERTS["protocol_version"]
+
+
+def test_row_alpn_http_1_1_only(server: OurServer, client_credential: Credential) -> None:
+    context = tls_context(False, client_credential, alpn=("http/1.1",))
+    assert alert_for(server, context) == ALERTS["no_application_protocol"]
+
+
+def test_row_no_alpn_is_accepted_and_speaks_h2(server: OurServer, client_credential: Credential) -> None:
+    with Hyper.dial(server.ip, tls_context(False, client_credential, alpn=())) as peer:
+        assert peer.socket.selected_alpn_protocol() is None
+        assert peer.status(peer.connect(server.authority)) == 200
+
+
+def test_tls_1_3_h2_and_the_pods_own_identity(server: OurServer) -> None:
+    peer = server.peer()
+    assert peer.socket.version() == "TLSv1.3"
+    assert peer.socket.selected_alpn_protocol() == "h2"
+    assert peer.socket.cipher()[0] in ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256")
+    shown = x509.load_der_x509_certificate(peer.socket.getpeercert(binary_form=True))
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [spiffe("server")]
+
+
+def test_openssl_s_client_sees_the_same(server: OurServer, client_credential: Credential, tmp_path: Path) -> None:
+    for name in ("chain", "key", "roots"):
+        (tmp_path / name).write_text(getattr(client_credential, name))
+    command = ["openssl", "s_client", "-connect", f"{server.ip}:{HBONE}", "-alpn", "h2", "-noservername"]
+    command += ["-cert", "chain", "-key", "key", "-CAfile", "roots", "-verify_return_error"]
+    done = subprocess.run(command, cwd=tmp_path, input="", capture_output=True, text=True, timeout=20, check=False)
+    assert "Verify return code: 0 (ok)" in done.stdout, done.stderr
+    assert "ALPN protocol: h2" in done.stdout
+    assert "TLSv1.3" in done.stdout
+    start = done.stdout.index("-----BEGIN CERTIFICATE")
+    shown = x509.load_pem_x509_certificate(done.stdout[start:].encode())
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [spiffe("server")]
+
+
+def test_a_client_that_offers_a_suite_or_group_that_we_have_not_gets_an_alert(
+    server: OurServer, client_credential: Credential, tmp_path: Path
+) -> None:
+    for name in ("chain", "key"):
+        (tmp_path / name).write_text(getattr(client_credential, name))
+    for offer in (["-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"], ["-groups", "ffdhe2048"]):
+        command = ["openssl", "s_client", "-connect", f"{server.ip}:{HBONE}", "-cert", "chain", "-key", "key", *offer]
+        done = subprocess.run(command, cwd=tmp_path, input="", capture_output=True, text=True, timeout=20, check=False)
+        assert "alert handshake failure" in done.stderr, done.stderr
