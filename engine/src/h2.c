@@ -293,8 +293,10 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error,
 static int on_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
 	struct cv_tunnel *tunnel = user;
+	struct cv_h2_stream *stream = stream_of(session, frame->hd.stream_id);
 
-	(void)session;
+	if (frame->hd.type == NGHTTP2_HEADERS && stream && stream->refused && !stream->remote_ended)
+		(void)nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
 	if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
 		tunnel->violated = true;
 	return 0;

@@ -57,6 +57,7 @@ struct cv_h2_stream {
 	int32_t id;
 	bool answer_seen;        /* headers of ours (server) or theirs (client) are through */
 	bool remote_ended;
+	bool refused;            /* answered with a status other than 200 */
 	bool finishing;
 	bool deferred;           /* nghttp2 waits for us to resume */
 	bool closed;             /* nghttp2 knows it no more */

@@ -101,8 +101,8 @@ void cv_h2_refuse(struct cv_h2_stream *stream, uint16_t status)
 		snprintf(text, sizeof(text), "%u", status);
 		fields[0] = field(":status", text, NGHTTP2_NV_FLAG_NONE);
 		stream->answer_seen = true;
+		stream->refused = true; /* the reset follows when the answer has left: nghttp2 would send it alone */
 		(void)nghttp2_submit_response(tunnel->h2, stream->id, fields, 1, NULL);
-		(void)nghttp2_submit_rst_stream(tunnel->h2, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_NO_ERROR);
 		cv_tunnel_wants_flush(tunnel);
 	}
 	cv_h2_stream_release(stream);

@@ -60,6 +60,7 @@ static void on_wake(struct cv_watch *watch, uint32_t events)
 	(void)events;
 	while (read(worker->wake, &count, sizeof(count)) < 0 && errno == EINTR)
 		;
+	run_tasks(worker); /* what was posted since this turn took its tasks has no other wake-up */
 }
 
 static void run_jobs(struct cv_list *list)

@@ -1,0 +1,1 @@
+"""The data path over real sockets on loopback, without programs."""
