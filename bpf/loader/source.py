@@ -28,9 +28,11 @@ def _flatten(path: Path, root: Path, seen: set[Path]) -> str:
             lines.append(line)
             continue
         header = root / "include" / match.group(1)
-        if header not in seen:
-            lines.append(_flatten(header, root, seen))
-            lines.append(f'#line {number + 1} "{path.name}"')
+        if header in seen:
+            lines.append("")  # keeps the lines below at their numbers
+            continue
+        lines.append(_flatten(header, root, seen))
+        lines.append(f'#line {number + 1} "{path.name}"')
     return "\n".join(lines)
 
 
