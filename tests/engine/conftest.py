@@ -1,14 +1,14 @@
 """What the tests of the data path share."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.engine.certificates import Authority, Credentials, spiffe
-from tests.engine.harness import HBONE, Engine, Tables, listen, new_ip, port_of
+from tests.engine.harness import DEADLINE_S, HBONE, Engine, Tables, connect, listen, new_ip, port_of
 from tests.engine.peers import Peer, tls_context
 
 SERVER_ID = spiffe("server")
@@ -39,6 +39,7 @@ class ServerNode:
     app: socket.socket
     credentials: Credentials
     peers: list[Peer] = field(default_factory=list)
+    open: list[socket.socket] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -47,6 +48,13 @@ class ServerNode:
     @property
     def authority(self) -> str:
         return f"{self.ip}:{self.port}"
+
+    def accept(self) -> socket.socket:
+        """The application's end of the next connection."""
+        app, _ = self.app.accept()
+        app.settimeout(DEADLINE_S)
+        self.open.append(app)
+        return app
 
     def dial(self, credentials: Credentials, **options: Any) -> Peer:
         peer = Peer.dial((self.ip, HBONE), tls_context(False, credentials, **options))
@@ -71,6 +79,8 @@ def make_server(credentials: Credentials, **settings: int) -> ServerNode:
 def close_server(node: ServerNode) -> None:
     for peer in node.peers:
         peer.close()
+    for app in node.open:
+        app.close()
     node.app.close()
     node.engine.__exit__(None, None, None)
 
@@ -80,3 +90,83 @@ def server(server_credentials: Credentials) -> Iterator[ServerNode]:
     node = make_server(server_credentials)
     yield node
     close_server(node)
+
+
+@dataclass
+class ClientNode:
+    """An engine with one pod whose application dials a service: a listener on the VIP stands for the capture."""
+
+    engine: Engine
+    vip: str
+    port: int
+    pod_ip: str
+    open: list[socket.socket] = field(default_factory=list)
+
+    def connect(self) -> socket.socket:
+        made = connect((self.vip, self.port))
+        self.open.append(made)
+        return made
+
+
+def client_tables(pod_ip: str, vip: str, port: int, *targets: tuple[str, int], hbone: bool = True) -> Tables:
+    """Workload 1 dials service 100; targets are (address, port), workloads 10, 11, …"""
+    tables = Tables().workload(1, "client", CLIENT_ID, pod_ip)
+    for i, (ip, _) in enumerate(targets):
+        tables.workload(10 + i, f"server{i}", SERVER_ID, ip, hbone=hbone)
+    endpoints = [(10 + i, target) for i, (_, target) in enumerate(targets)]
+    return tables.service(100, vip, port, *endpoints)
+
+
+def make_client(
+    credentials: Credentials | None, *targets: tuple[str, int], hbone: bool = True, **settings: int
+) -> ClientNode:
+    engine = Engine(**settings)
+    capture = listen(new_ip())
+    vip, port, pod_ip = capture.getsockname()[0], port_of(capture), new_ip()
+    if credentials:
+        assert not engine.put_identity(CLIENT_ID, credentials)
+    engine.publish(client_tables(pod_ip, vip, port, *targets, hbone=hbone))
+    assert not engine.add_pod(1, "client", CLIENT_ID, outbound=capture)
+    return ClientNode(engine, vip, port, pod_ip)
+
+
+def close_client(node: ClientNode) -> None:
+    for made in node.open:
+        made.close()
+    node.engine.__exit__(None, None, None)
+
+
+@dataclass
+class Pair:
+    """Two engines back to back: an application's connection crosses both."""
+
+    client: ClientNode
+    server: ServerNode
+
+    def open(self) -> tuple[socket.socket, socket.socket]:
+        """Both applications' ends of a new connection."""
+        near = self.client.connect()
+        return near, self.server.accept()
+
+
+@pytest.fixture
+def make_pair(
+    server_credentials: Credentials, client_credentials: Credentials
+) -> Iterator[Callable[..., Pair]]:
+    made: list[Pair] = []
+
+    def make(client: dict[str, int] | None = None, server: dict[str, int] | None = None) -> Pair:
+        node = make_server(server_credentials, **(server or {}))
+        pair = Pair(make_client(client_credentials, (node.ip, node.port), **(client or {})), node)
+        made.append(pair)
+        return pair
+
+    yield make
+    for pair in made:
+        close_client(pair.client)
+        close_server(pair.server)
+
+
+@pytest.fixture
+def pair(make_pair: Callable[..., Pair]) -> Pair:
+    return make_pair()

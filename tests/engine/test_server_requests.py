@@ -15,7 +15,7 @@ def test_connect_reaches_the_application_and_both_half_closes_pass(
 ) -> None:
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
-    app, _ = server.app.accept()
+    app = server.accept()
     event = peer.wait(h2.events.ResponseReceived, stream=stream)
     assert event.headers == [(":status", "200"), ("baggage", "k8s.namespace.name=default")]
     peer.send(stream, b"hello", end=True)
@@ -186,7 +186,7 @@ def test_data_sent_before_the_answer_is_delivered(
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     peer.send(stream, b"early", end=True)
-    app, _ = server.app.accept()
+    app = server.accept()
     assert read_to_end(app) == b"early"
     app.sendall(b"late")
     app.close()
@@ -198,8 +198,7 @@ def test_a_frame_of_one_mebibyte_is_accepted(server: ServerNode, client_credenti
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
-    app, _ = server.app.accept()
-    app.settimeout(10)
+    app = server.accept()
     peer.wait(h2.events.WindowUpdated)
     payload = bytes(range(256)) * 4096
     assert peer.h2.max_outbound_frame_size == len(payload)
