@@ -5,7 +5,7 @@ import click
 from cli.lazy import Lazy, LazyGroup
 
 COMMANDS = {
-    "demo": Lazy("cli.demo", "demo", "Run the demonstration and print a checked report."),
+    "demo": Lazy("cli.demo.command", "demo", "Run the demonstration and print a checked report."),
     "lab": Lazy("cli.lab.group", "lab", "Nodes and pods from network namespaces, on this machine."),
     "check": Lazy("cli.check", "check", "Say whether this machine has what a node needs."),
     "node": Lazy("cli.node", "node", "Act on a node's eBPF programs: status, upgrade-bpf, unload."),
