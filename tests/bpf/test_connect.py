@@ -1,16 +1,19 @@
 """Which connects are captured, and what the socket's note says afterwards. Real sockets in namespaces."""
 
 import errno
+import shutil
 import socket
 import sys
 from ipaddress import ip_address
 
 import pytest
 
+from bpf.loader import install
+from bpf.paths import NodePaths
 from bpf.plane import Counter, Direction, EdgeKey, Failure, Note, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import BOTH, Ztunnel, enrol
 from tests.bpf.dialling import PORT, accepted, count, dial, is_quiet
-from tests.bpf.topology import Place, Topology
+from tests.bpf.topology import Place, Topology, sh
 
 
 @pytest.mark.parametrize(
@@ -175,6 +178,20 @@ def test_two_sockets_on_one_source_port_reach_two_destinations(net: Topology, zt
             assert {note.port for note in notes if note} == {PORT, PORT + 1}
 
 
+def test_ipv6_has_one_loopback_address_and_its_limit_is_an_error(net: Topology, ztunnel: Ztunnel) -> None:
+    def bound() -> socket.socket:
+        sock = net.a.socket(socket.AF_INET6)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("fd77:1::1", 41001))
+        return sock
+
+    with bound() as first, bound() as second:
+        first.connect(("fd77:2::1", PORT))
+        with accepted(ztunnel.outbound6), pytest.raises(OSError) as failure:
+            second.connect(("fd77:2::1", PORT + 1))
+    assert failure.value.errno == errno.EADDRNOTAVAIL
+
+
 def test_destinations_spread_over_loopback(net: Topology, ztunnel: Ztunnel) -> None:
     seen = set()
     for port in range(PORT, PORT + 64):
@@ -185,11 +202,15 @@ def test_destinations_spread_over_loopback(net: Topology, ztunnel: Ztunnel) -> N
     assert not seen & {"127.0.0.0", "127.255.255.255"}
 
 
-def test_socket_bound_to_the_pod_address_is_captured(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
-    with net.a.socket() as app:
-        app.bind(("10.77.1.1", 0))
-        app.connect(("10.77.2.1", PORT))
-        with accepted(ztunnel.outbound4) as sock:
+@pytest.mark.parametrize(("own", "address"), [("10.77.1.1", "10.77.2.1"), ("fd77:1::1", "fd77:2::1")])
+def test_socket_bound_to_the_pod_address_is_captured(
+    net: Topology, plane: Plane, ztunnel: Ztunnel, own: str, address: str
+) -> None:
+    with net.a.socket(socket.AF_INET6 if ":" in own else socket.AF_INET) as app:
+        app.bind((own, 0))
+        app.connect((address, PORT))
+        assert app.getsockname()[0] == own
+        with accepted(ztunnel.outbound6 if ":" in own else ztunnel.outbound4) as sock:
             note = plane.note(sock)
             assert note is not None
             assert note.kind is NoteKind.ACCEPTED
@@ -252,12 +273,47 @@ def test_udp_is_left_alone(net: Topology, plane: Plane, ztunnel: Ztunnel) -> Non
     assert plane.counters() == before
 
 
-def test_nested_netns_has_another_cookie_and_is_not_captured(net: Topology, plane: Plane, pod: Place) -> None:
-    """What a netns nested in the pod does is out of reach: stated in README, shown here."""
-    assert net.b.cookie != pod.cookie
-    plane.enrol(pod.cookie, pod.address4, pod.address6, BOTH)
-    with net.out.listen("10.77.9.1", PORT), dial(net.b, "10.77.9.1") as client:
-        assert plane.note(client) is None
+def test_netns_nested_in_the_pod_leaves_in_clear_as_the_pod(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
+    """A stated limit, with NET_ADMIN in the pod: another cookie, forwarded and masqueraded by the pod."""
+    nested = Place(f"{net.a.name}-nested", "10.88.0.2", "fd88::2")
+    table = "table ip cvb { chain post { type nat hook postrouting priority 100; oif eth0 masquerade; }; }"
+    try:
+        sh(
+            f"ip netns add {nested.name};"
+            f"ip -n {net.a.name} link add inner type veth peer name eth0 netns {nested.name};"
+            f"ip -n {net.a.name} addr add 10.88.0.1/24 dev inner; ip -n {net.a.name} link set inner up;"
+            f"ip -n {nested.name} addr add 10.88.0.2/24 dev eth0; ip -n {nested.name} link set eth0 up;"
+            f"ip -n {nested.name} route add default via 10.88.0.1"
+        )
+        net.a.command("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        assert net.a.command("nft", table).returncode == 0
+        with net.out.listen("10.77.9.1", PORT) as server, dial(nested, "10.77.9.1") as client:
+            assert plane.note(client) is None
+            with accepted(server) as sock:
+                assert sock.getpeername()[0] == net.a.ip4
+        assert is_quiet(ztunnel.outbound4)
+    finally:
+        net.a.command("nft", "delete table ip cvb")
+        net.a.command("sysctl", "-qw", "net.ipv4.ip_forward=0")
+        sh(f"ip netns del {nested.name}")
+
+
+def test_netns_in_two_sets_is_seen_by_both(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
+    """Why the agent refuses a pod that stands in another set: the later set takes port 15001 for the destination."""
+    spare = NodePaths(f"{plane.paths.key}.both")
+    try:
+        install.load(spare)
+        with Plane.open(spare.key) as second:
+            second.enrol(net.a.cookie, net.a.address4, net.a.address6, BOTH)
+            with dial(net.a, "10.77.2.1"), accepted(ztunnel.outbound4) as sock:
+                first_note, second_note = plane.note(sock), second.note(sock)
+                assert first_note is not None
+                assert str(first_note.address) == "10.77.2.1"
+                assert second_note is None
+            assert second.counters()[Counter.CONNECT_PASSED] == 1
+    finally:
+        install.unload(spare)
+        shutil.rmtree(spare.state.parent)
 
 
 def test_workload_numbers_come_from_addresses(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
