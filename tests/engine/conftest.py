@@ -102,6 +102,10 @@ class ClientNode:
     pod_ip: str
     open: list[socket.socket] = field(default_factory=list)
 
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.vip, self.port
+
     def connect(self) -> socket.socket:
         made = connect((self.vip, self.port))
         self.open.append(made)

@@ -85,6 +85,15 @@ def is_reset(made: socket.socket) -> bool:
     return False
 
 
+def is_refused(address: tuple[str, int]) -> bool:
+    """Is a new connection reset? The reset may come before connect has returned."""
+    try:
+        with connect(address) as made:
+            return is_reset(made)
+    except ConnectionResetError:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event, as far as tests look."""

@@ -1,0 +1,187 @@
+"""Whom the engine lets in on 15008: the TLS rows of table 9.1."""
+
+import datetime as dt
+import socket
+import ssl
+import struct
+
+import h2.events
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from mesh.reasons import Reason
+from tests.engine.certificates import Authority, Credentials, spiffe
+from tests.engine.conftest import CLIENT_ID, SERVER_ID, ServerNode, close_server, make_server
+from tests.engine.harness import HBONE, connect, is_reset, listen, new_ip, until
+from tests.engine.peers import Peer, tls_context
+
+
+def alert(server: ServerNode, context: ssl.SSLContext) -> str:
+    """The alert that ends the attempt, in OpenSSL's words."""
+    with connect((server.ip, HBONE)) as plain, pytest.raises(ssl.SSLError) as caught:
+        with context.wrap_socket(plain) as made:
+            # TLS 1.3: the client is done before the server has looked at its certificate
+            made.recv(1 << 16)
+            made.recv(1 << 16)
+    return str(caught.value).upper().replace(" ", "_")
+
+
+def test_no_certificate(server: ServerNode) -> None:
+    assert "CERTIFICATE_REQUIRED" in alert(server, tls_context(False, None, check=False))
+    assert server.engine.wait_closed().reason == Reason.TLS_FAILED
+    assert server.engine.stats().handshakes_failed[1] == 1
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        [spiffe("client", domain="other.local")],
+        [spiffe("client", domain="cluster.local.evil")],
+        [spiffe("client", domain="cluster.loca")],
+        [spiffe("client", domain="other.local"), CLIENT_ID],
+        ["https://cluster.local/ns/default/sa/client"],
+        ["spiffe://cluster.local/ns/default/sa/client/more"],
+        ["spiffe://cluster.local/ns//sa/client"],
+        ["spiffe://cluster.local/sa/client"],
+        [],
+    ],
+)
+def test_another_trust_domain_or_no_spiffe_id(
+    server: ServerNode, authority: Authority, uris: list[str]
+) -> None:
+    assert "CERTIFICATE_UNKNOWN" in alert(server, tls_context(False, authority.issue(*uris)))
+    assert server.engine.wait_closed().reason == Reason.TLS_UNTRUSTED
+
+
+def test_the_first_spiffe_id_is_the_identity(server: ServerNode, authority: Authority) -> None:
+    peer = server.dial(authority.issue("https://example.com/", CLIENT_ID, spiffe("second")))
+    assert peer.status(peer.connect(server.authority)) == 200
+    assert server.engine.wait_kind(1).identity == CLIENT_ID
+
+
+def test_expired(server: ServerNode, authority: Authority) -> None:
+    old = authority.issue(CLIENT_ID, valid=dt.timedelta(hours=-1))
+    assert "CERTIFICATE_EXPIRED" in alert(server, tls_context(False, old))
+    assert "expired" in server.engine.wait_closed().detail
+
+
+@pytest.mark.parametrize("name", ["cluster.local", "another authority"])
+def test_signed_by_another_key(server: ServerNode, authority: Authority, name: str) -> None:
+    foreign = Authority(name).issue(CLIENT_ID, roots=authority.roots)
+    assert "DECRYPT_ERROR" in alert(server, tls_context(False, foreign))
+    assert server.engine.wait_closed().reason == Reason.TLS_UNTRUSTED
+
+
+def test_a_certificate_for_servers_only(server: ServerNode, authority: Authority) -> None:
+    made = authority.issue(CLIENT_ID, usages=(ExtendedKeyUsageOID.SERVER_AUTH,))
+    assert alert(server, tls_context(False, made))
+    assert server.engine.wait_closed().reason == Reason.TLS_UNTRUSTED
+
+
+def test_tls_1_2(server: ServerNode, client_credentials: Credentials) -> None:
+    context = tls_context(False, client_credentials)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert "PROTOCOL_VERSION" in alert(server, context)
+
+
+def test_alpn_without_h2(server: ServerNode, client_credentials: Credentials) -> None:
+    context = tls_context(False, client_credentials, alpn=("http/1.1",))
+    assert "NO_APPLICATION_PROTOCOL" in alert(server, context)
+
+
+def test_no_alpn_is_accepted(server: ServerNode, client_credentials: Credentials) -> None:
+    peer = server.dial(client_credentials, alpn=())
+    assert peer.socket.selected_alpn_protocol() is None
+    assert peer.status(peer.connect(server.authority)) == 200
+
+
+def test_no_session_ticket_is_given(server: ServerNode, client_credentials: Credentials) -> None:
+    peer = server.dial(client_credentials)
+    assert peer.status(peer.connect(server.authority)) == 200
+    assert not peer.socket.session.has_ticket
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\xff\xff" + b"\0" * 300,
+        b"\0" * 100,
+        bytes(range(256)) * 512,
+    ],
+)
+def test_garbage_is_closed_and_counted(server: ServerNode, garbage: bytes) -> None:
+    with connect((server.ip, HBONE)) as made:
+        try:
+            made.sendall(garbage)
+            while made.recv(1000):
+                pass
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+    closed = server.engine.wait_closed()
+    assert (closed.reason, closed.downstream[0]) == (Reason.TLS_FAILED, "127.0.0.1")
+    until(lambda: server.engine.stats().handshakes_failed[1] == 1)
+
+
+def test_a_client_that_says_nothing_is_closed_at_the_deadline(
+    server_credentials: Credentials,
+) -> None:
+    node = make_server(server_credentials, handshake_timeout_ms=100)
+    with connect((node.ip, HBONE)) as made:
+        assert made.recv(1) == b""
+    assert node.engine.wait_closed().reason == Reason.HANDSHAKE_TIMEOUT
+    close_server(node)
+
+
+def test_handshakes_in_flight_are_bounded(server_credentials: Credentials) -> None:
+    node = make_server(server_credentials, max_handshakes=3)
+    silent = [connect((node.ip, HBONE)) for _ in range(4)]
+    assert node.engine.wait_closed().reason == Reason.LIMIT_HANDSHAKES
+    assert is_reset(silent[3])
+    for made in silent:
+        made.close()
+    close_server(node)
+
+
+def test_a_tunnel_waits_for_the_pods_certificate(
+    server: ServerNode, authority: Authority, client_credentials: Credentials
+) -> None:
+    ip = new_ip()
+    identity = spiffe("late")
+    assert not server.engine.add_pod(9, "server", identity, hbone=listen(ip, HBONE))
+    with connect((ip, HBONE)) as plain:
+        asked = server.engine.wait_kind(3)
+        assert (asked.identity, asked.pod) == (identity, 9)
+        assert not server.engine.put_identity(identity, authority.issue(identity))
+        made = Peer(tls_context(False, client_credentials).wrap_socket(plain), True)
+        made.wait(h2.events.RemoteSettingsChanged)
+        made.close()
+
+
+def test_damaged_certificates_are_not_taken(server: ServerNode, authority: Authority) -> None:
+    good, other = authority.issue(SERVER_ID), authority.issue(SERVER_ID)
+    bad = [
+        Credentials(b"", good.key, good.roots),
+        Credentials(good.chain, b"", good.roots),
+        Credentials(good.chain, good.key, b""),
+        Credentials(good.chain, other.key, good.roots),
+        Credentials(good.chain + b"-----BEGIN CERTIFICATE-----\nAA\n", good.key, good.roots),
+    ]
+    assert [server.engine.put_identity(SERVER_ID, one) for one in bad] == [-22] * len(bad)
+    assert server.engine.put_identity("spiffe://cluster.local/x", good) == -22
+
+
+def test_peers_that_reset_during_the_handshake_leave_its_bound_free(
+    server_credentials: Credentials, client_credentials: Credentials
+) -> None:
+    node = make_server(server_credentials, max_handshakes=2)
+    for _ in range(40):
+        made = connect((node.ip, HBONE))
+        made.send(b"\x16\x03\x01\x02\x00")
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.close()
+    until(lambda: node.engine.stats().accepted == 40)
+    peer = node.dial(client_credentials)
+    assert peer.status(peer.connect(node.authority)) == 200
+    close_server(node)
