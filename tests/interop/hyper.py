@@ -3,18 +3,21 @@
 import socket
 import ssl
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import h2.config
 import h2.connection
 import h2.events
+from h2.connection import ConnectionState
 from h2.settings import SettingCodes
 
 from tests.interop.node import DEADLINE_S, Credential
 
 Seen = TypeVar("Seen")
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CONNECT = (":method", "CONNECT")
 
 
@@ -62,6 +65,9 @@ class Hyper:
         self.data: dict[int, bytearray] = {}
         self.frame_sizes: list[int] = []
         self.gives_credit = True
+        self._unframed = bytearray()
+        self._preface = 0 if client else len(PREFACE)  # still to come
+        self._open = ConnectionState.CLIENT_OPEN if client else ConnectionState.SERVER_OPEN
         self.flush()
 
     @classmethod
@@ -149,15 +155,30 @@ class Hyper:
         data = self.socket.recv(1 << 18)
         if not data:
             return False
-        for event in self.h2.receive_data(data):
-            if isinstance(event, h2.events.DataReceived):
+        self._unframed += data
+        for frame in self._frames():
+            for event in self.h2.receive_data(frame):
                 self._take(event)
-            else:
-                self.seen.append(event)
         self.flush()
         return True
 
+    def _frames(self) -> Iterator[bytes]:
+        """What has come, frame by frame: h2 takes nothing after a GOAWAY, though open streams go on."""
+        while len(self._unframed) >= max(self._preface, 9):
+            size = self._preface or 9 + int.from_bytes(self._unframed[:3], "big")
+            if len(self._unframed) < size:
+                return
+            self._preface = 0
+            frame = bytes(self._unframed[:size])
+            del self._unframed[:size]
+            yield frame
+
     def _take(self, event: Any) -> None:
+        if isinstance(event, h2.events.ConnectionTerminated):
+            self.h2.state_machine.state = self._open
+        if not isinstance(event, h2.events.DataReceived):
+            self.seen.append(event)
+            return
         self.data.setdefault(event.stream_id, bytearray()).extend(event.data)
         self.frame_sizes.append(len(event.data))
         if self.gives_credit and event.flow_controlled_length:
