@@ -154,7 +154,9 @@ class Stage:
     def capture(self, expression: str = "") -> Iterator[Path]:
         """A packet capture on the link between the nodes, complete when the block ends."""
         path = LabPaths(self.lab).root / f"capture-{time.monotonic_ns()}.pcap"
-        command = self.command("fabric", "tcpdump", "-Z", "root", "-U", "-s0", "-i", "n1", "-w", str(path), expression)
+        command = self.command(
+            "fabric", "tcpdump", "--immediate-mode", "-Z", "root", "-U", "-s0", "-i", "n1", "-w", str(path), expression
+        )
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
         )

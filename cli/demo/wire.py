@@ -26,10 +26,26 @@ def claims(stage: Stage) -> Iterator[Claim]:
         hits == 0,
         f"marker seen {hits} times in {size} bytes",
     )
+    yield _only_tunnels(stage, capture)
     yield from _handshakes(capture)
     yield _control(stage)
     yield from _identities(stage, start)
     yield _independent(stage)
+
+
+def _only_tunnels(stage: Stage, capture: Path) -> Claim:
+    pods = [ip for path in ("shop/client", "shop/web", "shop/redis") for ip in stage.pod(path)["ips"]]
+    hosts = " or ".join(f"host {ip}" for ip in pods)
+    tunnel = packets(capture, f"tcp port 15008 and ({hosts})")
+    other = packets(capture, f"tcp and not port 15008 and ({hosts})")
+    evidence = f"{tunnel} packets on port 15008, {other} elsewhere"
+    return Claim("all TCP of the pods travels on port 15008", tunnel > 0 and other == 0, evidence)
+
+
+def packets(capture: Path, expression: str) -> int:
+    """How many packets of a capture match."""
+    command = ["tcpdump", "-nr", str(capture), expression]
+    return len(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.splitlines())
 
 
 def _handshakes(capture: Path) -> Iterator[Claim]:
@@ -57,13 +73,8 @@ def _handshakes(capture: Path) -> Iterator[Claim]:
 
 def _control(stage: Stage) -> Claim:
     ip = stage.pod("legacy/server")["ips"][0]
-    with stage.capture() as capture:
-        stage.run(
-            "legacy/outsider",
-            "python3",
-            "-c",
-            f"import socket; s = socket.create_connection(({ip!r}, 9000)); s.sendall(b'echo\\n{SECRET}\\n'); s.recv(100)",
-        )
+    with stage.capture() as capture, stage.held("legacy/outsider", ip, 9000) as connection:
+        connection.say(SECRET)
     hits = capture.read_bytes().count(SECRET.encode())
     return Claim(
         "(the same capture does see plaintext where there is some: between pods outside the mesh)",
@@ -90,7 +101,8 @@ def _identities(stage: Stage, start: dict[str, int]) -> Iterator[Claim]:
 
 def _independent(stage: Stage) -> Claim:
     ip = stage.pod("shop/web")["ips"][0]
-    script = f"openssl s_client -connect {ip}:15008 -alpn h2 </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
+    dial = f"openssl s_client -connect {ip}:15008 -alpn h2 </dev/null 2>/dev/null"
+    script = f"{dial} | openssl x509 -noout -ext subjectAltName"
     done = stage.run("legacy/outsider", "sh", "-c", script)
     good = "URI:spiffe://cluster.local/ns/shop/sa/web" in done.out
     return Claim(

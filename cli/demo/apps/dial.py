@@ -13,16 +13,19 @@ import os
 import socket
 import sys
 import time
+from typing import Any
 
 TIMEOUT_S = 20.0
 BLOCK_BYTES = 1 << 20
 
 
-def plain(address: tuple) -> list:
+def plain(address: tuple[str, int]) -> list[str | int]:
+    """An address without the v4-mapped prefix."""
     return [address[0].removeprefix("::ffff:"), address[1]]
 
 
-def who(sock: socket.socket) -> dict:
+def who(sock: socket.socket) -> dict[str, Any]:
+    """Ask the server whom it sees."""
     sock.sendall(b"who\n")
     return {
         "server": json.loads(read_all(sock)),
@@ -31,11 +34,13 @@ def who(sock: socket.socket) -> dict:
     }
 
 
-def greet(sock: socket.socket) -> dict:
+def greet(sock: socket.socket) -> dict[str, Any]:
+    """Listen first."""
     return {"greeting": sock.recv(100).decode().strip()}
 
 
-def push(sock: socket.socket, count: int) -> dict:
+def push(sock: socket.socket, count: int) -> dict[str, Any]:
+    """Send much, half-close, compare."""
     digest, started = hashlib.sha256(), time.monotonic()
     block = os.urandom(BLOCK_BYTES - 8)
     sock.sendall(b"sum\n")
@@ -49,7 +54,8 @@ def push(sock: socket.socket, count: int) -> dict:
     return {"sent": [str(count), digest.hexdigest()], "received": answer, "seconds": round(seconds, 2)}
 
 
-def many(host: str, port: int, count: int) -> dict:
+def many(host: str, port: int, count: int) -> dict[str, Any]:
+    """Connect again and again, count what fails."""
     errors: dict[str, int] = {}
     for _ in range(count):
         try:
@@ -61,6 +67,7 @@ def many(host: str, port: int, count: int) -> dict:
 
 
 def hold(host: str, port: int) -> None:
+    """Keep one connection, echo what is typed."""
     with dial(host, port) as sock, sock.makefile("rwb") as stream:
         stream.write(b"echo\n")
         stream.flush()
@@ -71,11 +78,13 @@ def hold(host: str, port: int) -> None:
                 stream.flush()
                 answer = stream.readline().decode().strip()
             except OSError as error:
-                answer = f"closed: {error.strerror}"
+                print(f"closed: {error.strerror}", flush=True)
+                os._exit(0)  # there is nothing left to close in order
             print(answer or "closed: end of stream", flush=True)
 
 
 def read_all(sock: socket.socket) -> bytes:
+    """Everything up to the end of the stream."""
     data = b""
     while chunk := sock.recv(65536):
         data += chunk
@@ -83,10 +92,12 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def dial(host: str, port: int) -> socket.socket:
+    """A connection."""
     return socket.create_connection((host, port), TIMEOUT_S)
 
 
 def main() -> None:
+    """Do what the arguments say."""
     what, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
     if what == "hold":
         hold(host, port)

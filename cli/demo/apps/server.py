@@ -14,7 +14,10 @@ import threading
 
 
 class Handler(socketserver.StreamRequestHandler):
+    """One connection."""
+
     def handle(self) -> None:
+        """Read what to do and do it."""
         command = self.rfile.readline().strip()
         if command == b"who":
             seen = {
@@ -41,11 +44,14 @@ class Greeter(socketserver.StreamRequestHandler):
     """Speaks first, as SMTP and MySQL do."""
 
     def handle(self) -> None:
+        """Greet, then wait for a word."""
         self.wfile.write(b"220 greeter ready\r\n")
         self.rfile.readline()
 
 
 class Server(socketserver.ThreadingTCPServer):
+    """Listens on both families."""
+
     address_family = socket.AF_INET6
     allow_reuse_address = True
     daemon_threads = True
