@@ -149,6 +149,12 @@ class Ztunnel:
             self.names,
         )
 
+    async def sweep_pods(self) -> None:
+        """Let go of pods that the agent took back, once their last connection ended."""
+        while True:
+            await asyncio.sleep(1.0)
+            self.pods.sweep(lambda: {event.pod for event in self.engine.connections()})
+
     def pending(self) -> list[str]:
         """What readiness waits for."""
         waiting = []
@@ -184,6 +190,7 @@ async def run(config: Config) -> None:
         stack.callback(loop.remove_reader, ztunnel.engine.event_fd)
         background.start(ztunnel.ads.run(), "controller stream")
         agent = background.run_once(ztunnel.agent.run(), "agent link")
+        background.start(ztunnel.sweep_pods(), "pods that leave")
         background.start(ztunnel.earlier.run(), "connections from before enrolment")
         await _serve(ztunnel, background, stop)
         agent.cancel()  # a draining ztunnel takes no more pods

@@ -253,7 +253,7 @@ struct cv_pod_sockets {
 };
 
 int cv_engine_add_pod(struct cv_engine *engine, const struct cv_pod_sockets *pod);
-/* drain: stop capture listeners, keep 15008 and open connections until removed again without drain. */
+/* drain: close all listeners, keep open connections until removed again without drain. */
 int cv_engine_remove_pod(struct cv_engine *engine, uint32_t number, uint8_t drain);
 
 /* ----------------------------------------------------------------- events */

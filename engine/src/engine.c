@@ -207,12 +207,20 @@ static int take_seat(struct cv_worker *worker, void *pod)
 	return cv_seat_create(worker, pod);
 }
 
-static int stop_capture(struct cv_worker *worker, void *pod)
+/* Nothing new for the pod: no listener, and peers are told to open no more streams on the tunnels they have. */
+static void drain_seat(struct cv_seat *seat)
+{
+	cv_seat_stop(seat, true);
+	cv_list_each_safe(tunnel, &seat->tunnels)
+		cv_tunnel_drain(cv_container(tunnel, struct cv_tunnel, link));
+}
+
+static int drain_pod(struct cv_worker *worker, void *pod)
 {
 	struct cv_seat *seat = cv_seat_find(worker, pod);
 
 	if (seat)
-		cv_seat_stop(seat, false);
+		drain_seat(seat);
 	return 0;
 }
 
@@ -296,7 +304,7 @@ int cv_engine_remove_pod(struct cv_engine *engine, uint32_t number, uint8_t drai
 	if (!pod)
 		return -ENOENT;
 	if (drain)
-		return call_all(engine, stop_capture, pod);
+		return call_all(engine, drain_pod, pod);
 	cv_list_remove(&pod->link);
 	call_all(engine, leave, pod);
 	cv_pod_release(pod);
@@ -324,13 +332,8 @@ static int start_drain(struct cv_worker *worker, void *argument)
 	const uint32_t *deadline_ms = argument;
 
 	worker->draining = true;
-	cv_list_each(entry, &worker->seats) {
-		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
-
-		cv_seat_stop(seat, true);
-		cv_list_each_safe(tunnel, &seat->tunnels)
-			cv_tunnel_drain(cv_container(tunnel, struct cv_tunnel, link));
-	}
+	cv_list_each(entry, &worker->seats)
+		drain_seat(cv_container(entry, struct cv_seat, link));
 	worker->drain_timer.fire = cut_all;
 	cv_timer_arm(&worker->timers, &worker->drain_timer, worker->now_ms + *deadline_ms);
 	return 0;

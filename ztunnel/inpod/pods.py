@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +42,11 @@ class Pod:
     netns: int
     netns_key: tuple[int, int]  # device and inode: the same namespace whatever descriptor shows it
     netns_cookie: int
+    left_at: float = 0.0  # loop time at which the agent took it back
+
+
+# Connections that were being set up when the agent took a pod back still get this long to open.
+LEAVE_GRACE_S = 15.0
 
 
 class PodSlots(Protocol):
@@ -84,6 +90,7 @@ class PodTable:
         identity_of: Callable[[PodInfo], Identity],
         workload_uid_of: Callable[[PodInfo], str],
         added: Callable[[Pod], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._slots = slots
         self._engine = engine
@@ -91,6 +98,7 @@ class PodTable:
         self._identity_of = identity_of
         self._workload_uid_of = workload_uid_of
         self._added = added
+        self._clock = clock
         self._by_uid: dict[str, Pod] = {}
         self._numbers = itertools.count(1)
         self._leaving: dict[int, Pod] = {}
@@ -157,6 +165,7 @@ class PodTable:
         if pod is None:
             return
         alive = has_network(pod.netns)
+        pod.left_at = self._clock()
         self._leaving[pod.number] = pod
         self._engine.remove_pod(pod.number, drain=alive)
         log.info("no longer serving pod %s/%s%s", pod.info.namespace, pod.info.name, ", draining" if alive else "")
@@ -167,6 +176,17 @@ class PodTable:
         if pod is not None:
             os.close(pod.netns)
             self._identities.release(pod.identity)
+
+    def sweep(self, busy: Callable[[], set[int]]) -> None:
+        """Let go of drained pods that have no connection left, or no network; `busy` says which have connections."""
+        if not self._leaving:
+            return
+        settled = [pod for pod in self._leaving.values() if self._clock() - pod.left_at > LEAVE_GRACE_S]
+        in_use = busy() if settled else set()
+        for pod in list(self._leaving.values()):
+            is_done = pod in settled and pod.number not in in_use
+            if is_done or not has_network(pod.netns):
+                self._engine.remove_pod(pod.number, drain=False)
 
     def keep_only(self, uids: set[str]) -> None:
         """End of the agent's snapshot: what it did not mention is gone."""
