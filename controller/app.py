@@ -17,6 +17,7 @@ from controller.index.objects import Change
 from controller.pipeline import Pipeline
 from controller.serve.ads import DeltaAds
 from controller.serve.callers import NodeCertificates
+from controller.serve.closing import Closing
 from controller.serve.hub import Hub
 from controller.serve.reports import CaptureReports
 from controller.serve.server import ServingCertificate, make_server
@@ -80,11 +81,12 @@ class Controller:
         self.authority = make_authority(config)
         self.certificate = ServingCertificate(self.authority, config.serve.dns_names, config.serve.addresses)
         authenticator = NodeCertificates(mesh.trust_domain)
-        self.ads = DeltaAds(self.hub, authenticator, self.metrics)
+        self.closing = Closing()
+        self.ads = DeltaAds(self.hub, authenticator, self.metrics, self.closing)
         certificates = CertificateService(
             self.authority, authenticator, self.index.runs_on, mesh.trust_domain, self.metrics
         )
-        reports = CaptureReports(self.pipeline, self.hub, authenticator, self.metrics)
+        reports = CaptureReports(self.pipeline, self.hub, authenticator, self.metrics, self.closing)
         self.server = make_server(self.ads, certificates, reports)
         self.port = 0
         self.is_ready = False
@@ -143,6 +145,7 @@ class Controller:
                 yield
             finally:
                 self.is_ready = False
+                self.closing.set()
                 await self.server.stop(self.config.drain_s)
 
 

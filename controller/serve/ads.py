@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.serve.closing import SENTENCE, Closing
 from controller.serve.feed import Batch, Feed
 from controller.serve.hub import Hub
 from controller.status.metrics import Metrics
@@ -173,10 +174,11 @@ ServicerContext = grpc.aio.ServicerContext[bytes, bytes]
 class DeltaAds:
     """The gRPC method: a stream from its first request to its end."""
 
-    def __init__(self, hub: Hub, authenticator: Authenticator, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, authenticator: Authenticator, metrics: Metrics, closing: Closing) -> None:
         self._hub = hub
         self._authenticator = authenticator
         self._metrics = metrics
+        self._closing = closing
         self._synced = asyncio.Event()
 
     def open_for_nodes(self) -> None:
@@ -189,18 +191,20 @@ class DeltaAds:
     async def serve(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         """Serve one stream until the node leaves or breaks the protocol."""
         caller = await require_caller(self._authenticator, context)
-        await self._synced.wait()
+        await self._closing.run_until(self._synced.wait())
         stream = Stream(caller, self._hub, self._metrics)
         self._hub.join(stream)
         log.info("node %s connected from %s", caller.node, context.peer())
         try:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write(stream, context), name=f"ads-write-{caller.node}")
-                fault = await self._read(stream, requests)
+                fault = await self._closing.run_until(self._read(stream, requests))
                 writer.cancel()
         finally:
             self._hub.leave(stream)
             log.info("node %s disconnected", caller.node)
+        if self._closing.is_set:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, SENTENCE)
         if fault is not None:
             log.warning("node %s: stream ended: %s", caller.node, fault)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)

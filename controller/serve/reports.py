@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from controller.pipeline import Pipeline
 from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.serve.closing import SENTENCE, Closing
 from controller.serve.hub import Hub
 from controller.status.metrics import Metrics
 from mesh.wire.agent_pb2 import CaptureAck, CaptureReport
@@ -28,6 +29,9 @@ SETTLE_TIMEOUT_S = 5.0
 MAX_PODS = 2000
 
 
+ServicerContext = grpc.aio.ServicerContext[bytes, bytes]
+
+
 class _Broken(Exception):
     """The agent does what the protocol does not allow."""
 
@@ -41,18 +45,32 @@ class CaptureReports:
         hub: Hub,
         authenticator: Authenticator,
         metrics: Metrics,
+        closing: Closing,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
     ) -> None:
         self._pipeline = pipeline
         self._hub = hub
         self._authenticator = authenticator
         self._metrics = metrics
+        self._closing = closing
         self._settle_timeout_s = settle_timeout_s
 
-    async def serve(self, requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+    async def serve(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         """Serve an agent until it leaves. Its last report stays in force."""
         caller = await require_caller(self._authenticator, context)
         log.info("agent of node %s connected", caller.node)
+        try:
+            fault = await self._closing.run_until(self._follow(caller, requests, context))
+        finally:
+            log.info("agent of node %s disconnected; its last report stays in force", caller.node)
+        if self._closing.is_set:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, SENTENCE)
+        if fault is not None:
+            log.warning("agent of node %s: %s", caller.node, fault)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
+
+    async def _follow(self, caller: Caller, requests: AsyncIterator[bytes], context: ServicerContext) -> str | None:
+        """Take reports until the agent closes; what it did wrong, or None."""
         last = 0
         try:
             async for data in requests:
@@ -61,10 +79,8 @@ class CaptureReports:
                 await self._take(report)
                 await context.write(CaptureAck(generation=last).SerializeToString())
         except _Broken as error:
-            log.warning("agent of node %s: %s", caller.node, error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        finally:
-            log.info("agent of node %s disconnected; its last report stays in force", caller.node)
+            return str(error)
+        return None
 
     async def _take(self, report: CaptureReport) -> None:
         self._metrics.capture_reports.inc()

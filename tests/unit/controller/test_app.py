@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import grpc
 import pytest
 
 from controller.__main__ import main
+from controller.app import Controller
 from controller.ca import keys
+from controller.serve.ads import Stream
 from mesh.wire.agent_pb2 import CaptureAck, CapturedPod, CaptureReport
 from mesh.wire.authorization_pb2 import Authorization
 from mesh.wire.workload_pb2 import Address, TunnelProtocol
@@ -21,6 +25,7 @@ from tests.unit.controller.nodes import (
     Manifests,
     channel_credentials,
     config,
+    credentials,
     node,
     pod,
     policy,
@@ -260,5 +265,84 @@ def test_the_credential_command_makes_a_working_credential(tmp_path: Path, manif
                 one = FakeNode(channel, "node-x")
                 async with one.streaming():
                     await one.until(lambda: WEB in one.held)
+
+    run(test)
+
+
+def test_shutdown_ends_streams_at_once_and_says_so(tmp_path: Path, manifests: Manifests) -> None:
+    async def test() -> None:
+        patient = dataclasses.replace(config(tmp_path), drain_s=30.0)
+        async with asyncio.timeout(10), contextlib.AsyncExitStack() as stack:
+            controller = await stack.enter_async_context(running(patient))
+            proof = credentials(controller, tmp_path / "proof", "node-a")
+            channel = grpc.aio.secure_channel(f"127.0.0.1:{controller.port}", proof)
+            one = FakeNode(channel, "node-a")
+            call, agent = one.raw_stream(), one.report_captures()
+            await agent.write(CaptureReport(node="node-a", generation=1))
+            await agent.read()
+            await call.write(one.subscriber.open()[0].SerializeToString())
+            await call.read()
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        assert await agent.code() == grpc.StatusCode.UNAVAILABLE
+        await channel.close(None)
+
+    run(test)
+
+
+def test_a_node_that_never_answers_gets_a_bounded_amount(tmp_path: Path, manifests: Manifests) -> None:
+    async def test() -> None:
+        async with running(config(tmp_path)) as controller, node(controller, tmp_path) as one:
+            call = one.raw_stream()
+            await call.write(one.subscriber.open()[0].SerializeToString())
+            await until(lambda: bool(controller.hub.streams))
+            for number in range(12):
+                manifests.write("client", pod("client", f"10.0.1.{number + 1}"))
+                await until(lambda: pod_address(controller) == bytes([10, 0, 1, number + 1]))  # noqa: B023
+                await asyncio.sleep(0.02)
+            (stream,) = controller.hub.streams
+            assert isinstance(stream, Stream)
+            assert stream.view()["types"]["address"]["unanswered"] == 4  # type: ignore[index]
+            call.cancel()
+            await until(lambda: not controller.hub.streams)
+
+    run(test)
+
+
+def pod_address(controller: Controller) -> bytes | None:
+    known = controller.index.pod("shop/client")
+    return known.addresses[0] if known else None
+
+
+async def fetch(port: int, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), body
+
+
+def test_pages_show_what_the_controller_believes(tmp_path: Path, manifests: Manifests) -> None:
+    async def test() -> None:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            second.bind(("127.0.0.1", 0))
+            monitor, debug = first.getsockname()[1], second.getsockname()[1]
+        settings = config(tmp_path)
+        serve = dataclasses.replace(
+            settings.serve, metrics_listen=f"127.0.0.1:{monitor}", debug_listen=f"127.0.0.1:{debug}"
+        )
+        settings = dataclasses.replace(settings, serve=serve)
+        async with running(settings) as controller, node(controller, tmp_path) as one, one.streaming():
+            await one.until(lambda: one.subscriber.is_synced)
+            assert (await fetch(monitor, "/healthz/ready"))[0] == 200
+            assert b"culvert_controller_xds_streams 1.0" in (await fetch(monitor, "/metrics"))[1]
+            assert (await fetch(monitor, "/debug/config"))[0] == 404
+            (resource,) = json.loads((await fetch(debug, "/debug/resources?name=web"))[1])
+            assert resource["content"]["workload"]["addresses"] == ["10.0.0.1"]
+            (stream,) = json.loads((await fetch(debug, "/debug/streams"))[1])
+            assert stream["node"] == "node-a"
+            assert json.loads((await fetch(debug, "/debug/config"))[1])["mesh"]["cluster_id"] == "Kubernetes"
+            assert json.loads((await fetch(debug, "/debug/status"))[1]) == {"policies": [], "faults": []}
+            assert json.loads((await fetch(debug, "/debug/captures"))[1]) == {}
 
     run(test)
