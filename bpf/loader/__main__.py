@@ -9,7 +9,7 @@ from types import FrameType
 
 from bpf import features
 from bpf.cgroup import NoCgroupRoot
-from bpf.loader import build, install
+from bpf.loader import bpffs, build, install
 from bpf.loader.specs import PROGRAMS
 from bpf.paths import BPFFS, NodePaths
 
@@ -67,6 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "unload":  # asks for no feature: what is there must go, whatever the machine lacks now
         print("unloaded" if install.unload(NodePaths(arguments.node)) else "nothing was loaded")
         return
+    bpffs.ensure_mounted()
     missing = [check for check in features.required_for_loading() if not check.is_met]
     if missing:
         raise install.CannotInstall("; ".join(check.sentence for check in missing))
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         _run(arguments)
-    except (install.CannotInstall, build.LoadFailed, NoCgroupRoot, ValueError, OSError) as error:
+    except (install.CannotInstall, build.LoadFailed, bpffs.CannotMount, NoCgroupRoot, ValueError, OSError) as error:
         print(f"bpf.loader {arguments.command}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -17,7 +17,7 @@ from bpf import cgroup, kernel
 from bpf.layout import SCHEMA, CEdge, CEdgeStats, Direction
 from bpf.loader import build
 from bpf.loader.source import fingerprint
-from bpf.loader.specs import FIGURES, MAPS, PROGRAMS
+from bpf.loader.specs import FIGURES, MAPS, PROGRAMS, ProgramSpec
 from bpf.lock import changing
 from bpf.manifest import BadManifest, Manifest, boot_id
 from bpf.paths import NodePaths
@@ -272,54 +272,69 @@ def _verify(built: build.Built, root: int) -> None:
                 raise CannotInstall(f"program {spec.name} is linked but does not run at the cgroup root")
 
 
+class _Swap:
+    """A change of several links that can be taken back. The descriptors live as long as `stack`."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._made: list[Path] = []
+        self._former: list[tuple[int, int]] = []  # link, the program it ran
+
+    def update(self, path: Path, program: int, former: Path) -> None:
+        """Give a link its new program. `former` is where the old one is pinned."""
+        link = self._opened(path)
+        try:
+            kernel.link_update(link, program)
+        except OSError as error:
+            if error.errno in LINK_TO_GONE_TARGET and kernel.link_info(link).target == 0:
+                return  # of a pod that is gone; the agent removes its link
+            raise
+        if former.exists():
+            self._former.append((link, self._opened(former)))
+
+    def make(self, path: Path, program: int, root: int, spec: ProgramSpec) -> None:
+        """Make a link that is missing, or whose target is gone."""
+        link = _link(program, root, spec.attach_type, spec.name)
+        self._stack.callback(os.close, link)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        kernel.pin(link, path)
+        self._made.append(path)
+
+    def take_back(self) -> None:
+        """Every link runs what it ran before."""
+        for link, program in reversed(self._former):
+            kernel.link_update(link, program)
+        for path in self._made:
+            kernel.link_remove(path)
+
+    def _opened(self, path: Path) -> int:
+        fd = kernel.open_pin(path)
+        self._stack.callback(os.close, fd)
+        return fd
+
+
 def _swap(paths: NodePaths, staging: Path, built: build.Built, root: int) -> None:
     """Give every link its new program, or, when one fails, back its old one; then move the pins into place."""
-    made: list[Path] = []
-    undo: list[tuple[int, int]] = []
     with ExitStack() as stack:
+        swap = _Swap(stack)
         try:
             for spec in PROGRAMS:
-                if not spec.at_root:
-                    for pod in _pod_links(paths):
-                        _swap_one(stack, pod, built.fds[spec.name], paths.programs / spec.name, undo)
-                    continue
-                path = paths.links / spec.name
-                if not path.exists() or _link_at(path).target == 0:
-                    fd = _link(built.fds[spec.name], root, spec.attach_type, spec.name)
-                    stack.callback(os.close, fd)
-                    path.parent.mkdir(exist_ok=True)
-                    path.unlink(missing_ok=True)
-                    kernel.pin(fd, path)
-                    made.append(path)
-                else:
-                    _swap_one(stack, path, built.fds[spec.name], paths.programs / spec.name, undo)
+                program, former = built.fds[spec.name], paths.programs / spec.name
+                for path in _links_of(paths, spec):
+                    if spec.at_root and (not path.exists() or _link_at(path).target == 0):
+                        swap.make(path, program, root, spec)
+                    else:
+                        swap.update(path, program, former)
             _verify(built, root)
         except BaseException:
-            for link, program in reversed(undo):
-                kernel.link_update(link, program)
-            for path in made:
-                kernel.link_remove(path)
+            swap.take_back()
             raise
     _move_pins(paths, staging)
 
 
-def _pod_links(paths: NodePaths) -> list[Path]:
-    return sorted(paths.pods.glob("*/inbound"))
-
-
-def _swap_one(stack: ExitStack, path: Path, program: int, former: Path, undo: list[tuple[int, int]]) -> None:
-    link = kernel.open_pin(path)
-    stack.callback(os.close, link)
-    try:
-        kernel.link_update(link, program)
-    except OSError as error:
-        if error.errno in LINK_TO_GONE_TARGET and kernel.link_info(link).target == 0:
-            return  # a pod that is gone; the agent removes its link
-        raise
-    if former.exists():
-        old = kernel.open_pin(former)
-        stack.callback(os.close, old)
-        undo.append((link, old))
+def _links_of(paths: NodePaths, spec: ProgramSpec) -> list[Path]:
+    return [paths.links / spec.name] if spec.at_root else sorted(paths.pods.glob(f"*/{spec.name}"))
 
 
 def _move_pins(paths: NodePaths, staging: Path) -> None:

@@ -2,10 +2,10 @@
 /*
  * sk_lookup, attached to the netns of each enrolled pod: who answers a TCP connection that arrives from outside.
  *
- * What the pod sends to itself passes: its own doings, or ztunnel dialling the application. So does a tuple that a connecting
- * socket of this node announced: the node's own probes. All else goes to ztunnel's listeners in this pod, port 15008
- * to the one that speaks HBONE. While ztunnel is away the connection is refused (RST), unless the pod's `fallback` says
- * that anybody may connect to it; 15008 is refused then too.
+ * What the pod sends to itself passes: its own doings, or ztunnel dialling the application. So does a tuple that a
+ * connecting socket of this node announced: the node's own probes. All else goes to ztunnel's listeners in this pod,
+ * port 15008 to the one that speaks HBONE. While ztunnel is away the connection is refused (RST), unless the pod's
+ * `fallback` says that anybody may connect to it; 15008 is refused then too.
  *
  * Fails closed: an address that nobody announced and a listener that does not take the socket are refused.
  */

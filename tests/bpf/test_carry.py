@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -181,3 +182,34 @@ def test_pod_unenrolled_between_connect_and_accept_leaves_no_key(net: Topology, 
     with app, accepted(ztunnel.outbound4) as sock:
         assert plane.note(sock) is not None
     assert plane.in_flight() == 0
+
+
+@pytest.fixture
+def syn_cookies(net: Topology) -> Iterator[None]:
+    """Every handshake in the pod through a cookie: no request socket remembers it."""
+    assert net.a.command("sysctl", "-qw", "net.ipv4.tcp_syncookies=2").returncode == 0
+    yield
+    net.a.command("sysctl", "-qw", "net.ipv4.tcp_syncookies=1")
+
+
+@pytest.mark.parametrize("address", ["10.77.2.1", "fd77:2::1"])
+def test_note_survives_syn_cookies(
+    net: Topology, plane: Plane, ztunnel: Ztunnel, syn_cookies: None, address: str
+) -> None:
+    with dial(net.a, address), accepted(ztunnel.outbound6 if ":" in address else ztunnel.outbound4) as sock:
+        note = plane.note(sock)
+        assert note is not None
+        assert (note.kind, str(note.address)) == (NoteKind.ACCEPTED, address)
+    assert plane.in_flight() == 0
+
+
+def test_steering_and_probes_survive_syn_cookies(
+    net: Topology, plane: Plane, ztunnel: Ztunnel, syn_cookies: None
+) -> None:
+    """sk_lookup runs again for the last segment of the handshake."""
+    plane.set_node(net.node.cookie)
+    with net.a.listen("10.77.1.1", PORT) as server:
+        with dial(net.out, "10.77.1.1"), accepted(ztunnel.inbound):
+            pass
+        with dial(net.node, "10.77.1.1"), accepted(server):
+            pass

@@ -19,20 +19,36 @@ from bpf.kernel import MapShape
 from bpf.loader import build, install
 from bpf.loader.specs import MAPS, PROGRAMS, ProgramSpec
 from bpf.manifest import Manifest
-from bpf.paths import NodePaths
+from bpf.paths import BPFFS, NodePaths, escape
 from bpf.plane import Note, NoteKind, Plane, PlaneUnavailable
 from tests.bpf.conftest import BOTH, Ztunnel, enrol, loader
 from tests.bpf.dialling import PORT, accepted, dial
-from tests.bpf.topology import Place, Topology
+from tests.bpf.topology import Place, Topology, prefix
+
+
+def foreign() -> set[int]:
+    """Programs of sets that are not this run's: somebody's lab may come and go on this machine meanwhile."""
+    found = set()
+    for path in (BPFFS / "culvert").glob("*/*/progs/*"):
+        if path.parts[-4].startswith(escape(prefix())):
+            continue
+        with suppress(OSError):
+            fd = kernel.open_pin(path)
+            found.add(kernel.program_info(fd).id)
+            os.close(fd)
+    return found
 
 
 def attached() -> dict[str, set[int]]:
     """What the kernel says runs at the root, per program of ours by its hook."""
+    others = foreign()
     root = cgroup.open_root()
     try:
-        return {spec.name: set(kernel.attached_programs(root, spec.attach_type)) for spec in PROGRAMS if spec.at_root}
+        found = {spec.name: set(kernel.attached_programs(root, spec.attach_type)) for spec in PROGRAMS if spec.at_root}
     finally:
         os.close(root)
+    others |= foreign()
+    return {name: programs - others for name, programs in found.items()}
 
 
 @pytest.fixture
