@@ -73,6 +73,10 @@ def build(sanitize: str | None, into: Path) -> Path:
         fresh = target.with_suffix(".new")
         shutil.copy2(made, fresh)
         fresh.rename(target)
+        # pip's build and this one name the module differently, and the import would go on finding the older one.
+        for other in target.parent.glob("_border.*.so"):
+            if other != target:
+                other.unlink()
         return target
 
 
