@@ -105,7 +105,12 @@ def ztunnel(node: Node, settings: Settings) -> list[str]:
 
 def environment(base: dict[str, str]) -> dict[str, str]:
     """Their environment: the modules of this installation, also from a checkout that is not installed."""
-    return {**base, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "PYTHONUNBUFFERED": "1"}
+    return {
+        **base,
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
 
 
 def unload(key: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Keeps long-lived programs running, as a DaemonSet's kubelet would: at once the first time, then with backoff."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 
 from lab.backoff import Backoff
 from lab.process import Child, Launch, spawn, status_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -41,7 +44,9 @@ class Supervised:
             if self.stopping:
                 return
             self.restarts += 1
-            await asyncio.sleep(backoff.died())
+            wait_s = backoff.died()
+            log.warning("%s: %s; starting it again in %.2f s", self.name, self.last_end, wait_s)
+            await asyncio.sleep(wait_s)
 
     async def stop(self, grace_s: float) -> None:
         """End it and do not start it again."""

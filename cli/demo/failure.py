@@ -20,6 +20,8 @@ def claims(stage: Stage) -> Iterator[Claim]:
     hosts = " or ".join(f"host {ip}" for ip in pods)
     outside = f"tcp and ({hosts}) and not port 15008"
     legacy = stage.pod("legacy/server")["ips"][0]
+    deaths = _deaths(stage)
+    yield Claim("no component of the mesh has died until here", not deaths, ", ".join(deaths) or "no restarts")
     victim = stage.component("node-2", "ztunnel")["pid"]
     with stage.capture(outside) as capture, stage.held("legacy/outsider", legacy, 9000) as bystander:
         prober = subprocess.Popen(
@@ -56,6 +58,14 @@ def claims(stage: Stage) -> Iterator[Claim]:
     yield Claim(
         "it runs again under its supervisor", restarted, f"restarts: {stage.component('node-2', 'ztunnel')['restarts']}"
     )
+
+
+def _deaths(stage: Stage) -> list[str]:
+    status = stage.status()
+    parts = {"controller": status["mesh"]["components"]["controller"]}
+    for node in status["nodes"]:
+        parts |= {f"{node['name']}/{name}": state for name, state in node["components"].items()}
+    return [f"{name}: {s['restarts']} times, last {s['last_end']}" for name, s in parts.items() if s["restarts"]]
 
 
 PROBER = """
