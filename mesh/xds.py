@@ -223,9 +223,7 @@ class Subscriber:
         if flow is None or not (new or gone):
             return None
         flow.step(Step.REQUEST)
-        return DeltaDiscoveryRequest(
-            type_url=type_url, resource_names_subscribe=new, resource_names_unsubscribe=gone
-        )
+        return DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=new, resource_names_unsubscribe=gone)
 
     def _remember(self, update: Update, faults: Mapping[str, str]) -> None:
         versions = self._versions[update.type_url]
