@@ -210,7 +210,7 @@ static int take_seat(struct cv_worker *worker, void *pod)
 /* Nothing new for the pod: no listener, and peers are told to open no more streams on the tunnels they have. */
 static void drain_seat(struct cv_seat *seat)
 {
-	cv_seat_stop(seat, true);
+	cv_seat_stop(seat);
 	cv_list_each_safe(tunnel, &seat->tunnels)
 		cv_tunnel_drain(cv_container(tunnel, struct cv_tunnel, link));
 }

@@ -160,11 +160,10 @@ static void stop_listener(struct cv_listener *listener)
 	}
 }
 
-void cv_seat_stop(struct cv_seat *seat, bool all)
+void cv_seat_stop(struct cv_seat *seat)
 {
 	for (int kind = 0; kind < CV_LISTENERS; kind++)
-		if (all || kind != CV_LISTENER_HBONE)
-			stop_listener(&seat->listeners[kind]);
+		stop_listener(&seat->listeners[kind]);
 }
 
 static int open_listeners(struct cv_seat *seat)
@@ -230,7 +229,7 @@ static void free_seat(struct cv_job *job)
 void cv_seat_leave(struct cv_seat *seat, enum cv_reason reason)
 {
 	seat->gone = true;
-	cv_seat_stop(seat, true);
+	cv_seat_stop(seat);
 	cv_list_each_safe(entry, &seat->conns)
 		cv_conn_end(cv_container(entry, struct cv_conn, link), reason);
 	cv_list_each_safe(entry, &seat->tunnels)

@@ -59,8 +59,8 @@ void cv_pod_release(struct cv_local_pod *pod);
 
 int cv_seat_create(struct cv_worker *worker, struct cv_local_pod *pod);
 struct cv_seat *cv_seat_find(struct cv_worker *worker, const struct cv_local_pod *pod);
-/* Stops accepting; `all` includes 15008. */
-void cv_seat_stop(struct cv_seat *seat, bool all);
+/* Stops accepting. */
+void cv_seat_stop(struct cv_seat *seat);
 /* Cuts everything of the pod on this worker and frees the seat. */
 void cv_seat_leave(struct cv_seat *seat, enum cv_reason reason);
 

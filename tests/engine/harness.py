@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from engine import _border
 from mesh.reasons import Reason
+from tests.engine.border import load_border
 from tests.engine.certificates import Credentials
 
+_border = load_border()
 ffi, lib = _border.ffi, _border.lib
 HBONE = 15008
 DEADLINE_S = 10.0

@@ -130,15 +130,20 @@ def test_removing_a_pod_cuts_everything_of_it(pair: Pair) -> None:
     assert pair.server.engine.remove_pod(1) == -2
 
 
-def test_a_pod_removed_with_drain_keeps_its_connections_and_15008(pair: Pair) -> None:
+def test_a_drained_pod_takes_nothing_new_keeps_its_connections_and_may_come_again(pair: Pair) -> None:
     near, far = pair.open()
     assert not pair.server.engine.remove_pod(1, drain=True)
     assert not pair.client.engine.remove_pod(1, drain=True)
-    with pytest.raises(ConnectionRefusedError):
-        pair.client.connect()
+    for address in (pair.client.address, (pair.server.ip, HBONE)):
+        with pytest.raises(ConnectionRefusedError):
+            connect(address)
     near.sendall(b"alive")
     assert read_exactly(far, 5) == b"alive"
-    connect((pair.server.ip, HBONE)).close()
+    ip = pair.server.ip
+    assert not pair.server.engine.add_pod(2, "server", SERVER_ID, hbone=listen(ip, HBONE))
+    connect((ip, HBONE)).close()
+    near.sendall(b"still")
+    assert read_exactly(far, 5) == b"still"
 
 
 def raw_frames(peer: Peer, until_data: bytes, app: socket.socket) -> list[tuple[int, tuple[int, int]]]:

@@ -1,0 +1,23 @@
+"""Which build of the data path the tests use: the installed one, or the file that CULVERT_BORDER names.
+
+`make -C engine sanitize` points it at a sanitized build.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any
+
+
+def load_border() -> Any:
+    """The module `engine._border`."""
+    path = os.environ.get("CULVERT_BORDER")
+    if not path or "engine._border" in sys.modules:
+        return importlib.import_module("engine._border")
+    spec = importlib.util.spec_from_file_location("engine._border", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["engine._border"] = module
+    spec.loader.exec_module(module)
+    return module
