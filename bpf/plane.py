@@ -140,10 +140,15 @@ class Plane:
         self._put("pods", struct.pack("=Q", netns), Pod(netns, ip4, ip6, flags).pack())
 
     def set_flags(self, netns: int, flags: PodFlag) -> None:
-        """Change what is done to an enrolled pod's connections; raises KeyError when it is not enrolled."""
+        """Change what is done to an enrolled pod's connections; raises KeyError when it is not enrolled.
+
+        Capture ends before, and begins after, the change of what arrives.
+        """
         pod = self.pod(netns)
         if pod is None:
             raise KeyError(netns)
+        if PodFlag.CAPTURE not in flags:
+            self.enrol(netns, pod.ip4, pod.ip6, flags)
         for address, entry in self.addresses().items():
             if entry.netns == netns:
                 self.put_address(address, netns, flags)

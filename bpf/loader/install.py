@@ -80,11 +80,11 @@ def _converge(paths: NodePaths, is_forced: bool) -> str:
     flags = build.flags()
     source = fingerprint(flags)
     with changing(paths), ExitStack() as stack:
-        before = _what_is_there(paths)
-        if before is not None and not is_forced and before.source == source and _is_intact(paths, before):
-            return "unchanged"
         root = cgroup.open_root()
         stack.callback(os.close, root)
+        before = _what_is_there(paths)
+        if before is not None and not is_forced and before.source == source and _is_intact(paths, before, root):
+            return "unchanged"
         staging = stack.enter_context(_staging(paths))
         if paths.set.is_dir():
             _stage_kept_maps(paths, staging)
@@ -128,8 +128,8 @@ def _what_is_there(paths: NodePaths) -> Manifest | None:
     return manifest
 
 
-def _is_intact(paths: NodePaths, manifest: Manifest) -> bool:
-    """Is every program of the manifest attached, every map and program pinned?"""
+def _is_intact(paths: NodePaths, manifest: Manifest, root: int) -> bool:
+    """Is every program of the manifest attached to the root, every map and program pinned?"""
     if any(not (paths.maps / name).exists() for name in MAPS):
         return False
     for spec in PROGRAMS:
@@ -137,11 +137,19 @@ def _is_intact(paths: NodePaths, manifest: Manifest) -> bool:
             program = _program_at(paths.programs / spec.name)
             if program.tag != manifest.tags.get(spec.name):
                 return False
-            if spec.at_root and _link_at(paths.links / spec.name).program_id != program.id:
+            if spec.at_root and not _stands(paths.links / spec.name, root, program.id):
                 return False
         except OSError:
             return False
     return True
+
+
+def _stands(path: Path, root: int, program: int | None = None) -> bool:
+    """Is there a link to the root (not to some other cgroup, perhaps a dead one), and does it run the program?"""
+    if not path.exists():
+        return False
+    link = _link_at(path)
+    return link.target == os.fstat(root).st_ino and program in (None, link.program_id)
 
 
 def _program_at(path: Path) -> kernel.ProgramInfo:
@@ -293,11 +301,11 @@ class _Swap:
             self._former.append((link, self._opened(former)))
 
     def make(self, path: Path, program: int, root: int, spec: ProgramSpec) -> None:
-        """Make a link that is missing, or whose target is gone."""
+        """Make a link that is missing, or that is not to the root."""
         link = _link(program, root, spec.attach_type, spec.name)
         self._stack.callback(os.close, link)
         path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True)
+        kernel.link_remove(path)
         kernel.pin(link, path)
         self._made.append(path)
 
@@ -322,7 +330,7 @@ def _swap(paths: NodePaths, staging: Path, built: build.Built, root: int) -> Non
             for spec in PROGRAMS:
                 program, former = built.fds[spec.name], paths.programs / spec.name
                 for path in _links_of(paths, spec):
-                    if spec.at_root and (not path.exists() or _link_at(path).target == 0):
+                    if spec.at_root and not _stands(path, root):
                         swap.make(path, program, root, spec)
                     else:
                         swap.update(path, program, former)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from bpf.loader import build, install
 from bpf.loader.specs import MAPS, PROGRAMS, ProgramSpec
 from bpf.manifest import Manifest
 from bpf.paths import BPFFS, NodePaths, escape
-from bpf.plane import Note, NoteKind, Plane, PlaneUnavailable
+from bpf.plane import MapFull, Note, NoteKind, Plane, PlaneUnavailable, PodFlag
 from tests.bpf.conftest import BOTH, Ztunnel, enrol, loader
 from tests.bpf.dialling import PORT, accepted, dial
 from tests.bpf.topology import Place, Topology, prefix
@@ -196,6 +197,42 @@ def test_set_of_a_former_boot_is_replaced(spare: NodePaths, net: Topology) -> No
     assert install.load(spare) == "loaded"
     with Plane.open(spare.key) as plane:
         assert plane.pods() == {}
+
+
+def test_link_to_another_cgroup_than_the_root_is_no_link(spare: NodePaths) -> None:
+    """What a loader in a container's cgroup namespace would have left: it misses every other pod."""
+    install.load(spare)
+    before = attached()
+    below = cgroup.find_root() / f"{spare.key}-below"
+    below.mkdir()
+    try:
+        path = spare.links / "connect4"
+        kernel.link_remove(path)
+        program = kernel.open_pin(spare.programs / "connect4")
+        target = os.open(below, os.O_RDONLY)
+        link = kernel.link_create(program, target, 10)
+        kernel.pin(link, path)
+        for fd in (link, target, program):
+            os.close(fd)
+        assert install.load(spare) == "upgraded"
+        assert len(attached()["connect4"]) == len(before["connect4"])
+        assert install.load(spare) == "unchanged"
+    finally:
+        below.rmdir()
+
+
+def test_thousands_of_entries_are_read_in_batches(plane: Plane) -> None:
+    numbers = {ip_address(f"10.{index >> 8}.{index & 255}.9"): index + 1 for index in range(5000)}
+    for address, number in numbers.items():
+        plane.put_workload(address, number)
+    assert plane.workloads() == numbers
+
+
+def test_full_map_is_told(plane: Plane) -> None:
+    with pytest.raises(MapFull, match="map pods"):
+        for cookie in range(1 << 42, (1 << 42) + 2000):
+            plane.enrol(cookie, None, None, PodFlag(0))
+    assert len(plane.pods()) == 1024
 
 
 def test_upgrade_of_nothing_says_so(spare: NodePaths) -> None:
