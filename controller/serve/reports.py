@@ -4,6 +4,7 @@ An agent reads the acknowledgement as "peers now send HBONE to these pods" when 
 when it drains, so it comes after the nodes' answers; a node that does not answer holds it up for a bounded time only.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -34,6 +35,23 @@ ServicerContext = grpc.aio.ServicerContext[bytes, bytes]
 
 class _Broken(Exception):
     """The agent does what the protocol does not allow."""
+
+
+class _Latest:
+    """The newest report that is not answered: generation, and the revision that announces it."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._value = (0, 0)
+
+    def put(self, generation: int, revision: int) -> None:
+        self._value = (generation, revision)
+        self._event.set()
+
+    async def get(self) -> tuple[int, int]:
+        await self._event.wait()
+        self._event.clear()
+        return self._value
 
 
 class CaptureReports:
@@ -71,29 +89,42 @@ class CaptureReports:
 
     async def _follow(self, caller: Caller, requests: AsyncIterator[bytes], context: ServicerContext) -> str | None:
         """Take reports until the agent closes; what it did wrong, or None."""
+        latest = _Latest()
+        async with asyncio.TaskGroup() as group:
+            answering = group.create_task(self._acknowledge(caller, latest, context), name=f"acks-{caller.node}")
+            fault = await self._take_all(caller, requests, latest)
+            answering.cancel()
+        return fault
+
+    async def _take_all(self, caller: Caller, requests: AsyncIterator[bytes], latest: _Latest) -> str | None:
         last = 0
         try:
             async for data in requests:
                 report = _read(data, caller, last)
                 last = report.generation
-                await self._take(report)
-                await context.write(CaptureAck(generation=last).SerializeToString())
+                self._metrics.capture_reports.inc()
+                pods = {f"{pod.namespace}/{pod.name}": pod.uid for pod in report.pods}
+                latest.put(last, self._pipeline.report(report.node, pods))
         except _Broken as error:
             return str(error)
         return None
 
-    async def _take(self, report: CaptureReport) -> None:
-        self._metrics.capture_reports.inc()
-        pods = {f"{pod.namespace}/{pod.name}": pod.uid for pod in report.pods}
-        revision = self._pipeline.report(report.node, pods)
-        if not await self._hub.wait_settled(ADDRESS_TYPE, revision, self._settle_timeout_s):
-            self._metrics.captures_unsettled.inc()
-            log.warning(
-                "report %d of node %s is acknowledged although some node has not answered the announcement for %.0f s",
-                report.generation,
-                report.node,
-                self._settle_timeout_s,
-            )
+    async def _acknowledge(self, caller: Caller, latest: _Latest, context: ServicerContext) -> None:
+        """Answer the newest report again and again; an answer stands for the earlier ones too.
+
+        Reports are taken in meanwhile: a node that is slow to answer delays answers to agents, never announcements.
+        """
+        while True:
+            generation, revision = await latest.get()
+            if not await self._hub.wait_settled(ADDRESS_TYPE, revision, self._settle_timeout_s):
+                self._metrics.captures_unsettled.inc()
+                log.warning(
+                    "report %d of node %s is acknowledged, but some node has not answered its announcement for %g s",
+                    generation,
+                    caller.node,
+                    self._settle_timeout_s,
+                )
+            await context.write(CaptureAck(generation=generation).SerializeToString())
 
 
 def _read(data: bytes, caller: Caller, last: int) -> CaptureReport:

@@ -166,6 +166,33 @@ def test_hbone_is_announced_while_captured_and_acknowledged_after_every_node_hea
     run(test)
 
 
+def test_a_node_that_hangs_delays_acknowledgements_but_no_announcement(tmp_path: Path, manifests: Manifests) -> None:
+    async def test() -> None:
+        async with (
+            running(config(tmp_path)) as controller,
+            node(controller, tmp_path) as one,
+            one.streaming(),
+            node(controller, tmp_path, "node-b") as hanging,
+        ):
+            call = hanging.raw_stream()  # asks, and answers nothing
+            await call.write(hanging.subscriber.open()[0].SerializeToString())
+            await until(lambda: len(controller.hub.streams) == 2)
+            await one.until(lambda: WEB in one.held)
+            agent = one.report_captures()
+            web = CapturedPod(namespace="shop", name="web", uid="uid-web")
+            await agent.write(CaptureReport(node="node-a", generation=1, pods=[web]))
+            await one.until(lambda: workload(one, WEB).tunnel_protocol == TunnelProtocol.HBONE)
+            await agent.write(CaptureReport(node="node-a", generation=2))
+            await one.until(lambda: workload(one, WEB).tunnel_protocol == TunnelProtocol.NONE)
+            call.cancel()  # the node is gone: nobody is left to wait for
+            generations = [(await agent.read()).generation]
+            while generations[-1] != 2:
+                generations.append((await agent.read()).generation)
+            assert generations == sorted(set(generations))
+
+    run(test)
+
+
 def test_captures_outlive_a_restart_and_end_with_the_pod(tmp_path: Path, manifests: Manifests) -> None:
     async def test() -> None:
         settings = config(tmp_path)
