@@ -104,8 +104,6 @@ void cv_engine_destroy(struct cv_engine *engine)
 		cv_list_remove(entry);
 		cv_pod_release(cv_container(entry, struct cv_local_pod, link));
 	}
-	if (engine->tables)
-		cv_tables_release(engine->tables);
 	cv_identities_deinit(&engine->identities);
 	cv_events_deinit(&engine->events);
 	free(engine->workers);
@@ -113,11 +111,6 @@ void cv_engine_destroy(struct cv_engine *engine)
 }
 
 /* --------------------------------------------------------------- publish */
-
-struct publication {
-	struct cv_task task;
-	struct cv_tables *tables;
-};
 
 static void judge_all(struct cv_worker *worker)
 {
@@ -131,42 +124,32 @@ static void judge_all(struct cv_worker *worker)
 
 static void adopt(struct cv_worker *worker, struct cv_task *task)
 {
-	struct publication *publication = cv_container(task, struct publication, task);
+	struct cv_tables *published = atomic_exchange(&worker->published, NULL);
 	const struct cv_tables *old = worker->tables;
 
-	worker->tables = publication->tables;
-	free(publication);
+	(void)task;
+	worker->tables = published;
 	judge_all(worker);
 	cv_conn_retry_waiting(worker);
 	if (old)
 		cv_tables_release((struct cv_tables *)old);
 }
 
+/* A worker that has not come to the last one skips it: however fast snapshots come, at most one waits per worker. */
 int cv_engine_publish(struct cv_engine *engine, struct cv_tables *tables)
 {
-	struct publication *publications[MAX_WORKERS] = {0};
-	int error = 0;
-
-	/* All or none: no worker may be left on the old snapshot. */
-	for (uint32_t i = 0; i < engine->worker_count && !error; i++) {
-		publications[i] = calloc(1, sizeof(*publications[i]));
-		if (!publications[i])
-			error = -ENOMEM;
-	}
 	for (uint32_t i = 0; i < engine->worker_count; i++) {
-		if (error) {
-			free(publications[i]);
+		struct cv_worker *worker = &engine->workers[i];
+		struct cv_tables *skipped = atomic_exchange(&worker->published, cv_tables_acquire(tables));
+
+		if (skipped) {
+			cv_tables_release(skipped); /* and its task is still on the way */
 			continue;
 		}
-		publications[i]->task.run = adopt;
-		publications[i]->tables = cv_tables_acquire(tables);
-		cv_worker_post(&engine->workers[i], &publications[i]->task);
+		worker->adopt.run = adopt;
+		cv_worker_post(worker, &worker->adopt);
 	}
-	if (error)
-		return error;
-	if (engine->tables)
-		cv_tables_release(engine->tables);
-	engine->tables = tables;
+	cv_tables_release(tables);
 	return 0;
 }
 

@@ -20,7 +20,6 @@ struct cv_engine {
 	struct cv_events events;
 	struct cv_identities identities;
 	struct cv_list pods;        /* struct cv_local_pod, Python's thread only */
-	struct cv_tables *tables;   /* last published, Python's thread only */
 	atomic_uint workers_draining;
 };
 

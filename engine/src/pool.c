@@ -113,7 +113,7 @@ static struct cv_tunnel *pick(struct cv_pool *pool)
 	cv_list_each(entry, &pool->tunnels) {
 		struct cv_tunnel *tunnel = cv_container(entry, struct cv_tunnel, pooled);
 
-		if (atomic_load(&tunnel->identity->replaced))
+		if (tunnel->identity && atomic_load(&tunnel->identity->replaced)) /* none yet while it connects */
 			cv_tunnel_retire(tunnel);
 		if (cv_tunnel_has_room(tunnel))
 			return tunnel;

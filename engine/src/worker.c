@@ -110,10 +110,13 @@ static void turn(struct cv_worker *worker)
 
 static void *run(void *argument)
 {
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
 	struct cv_worker *worker = argument;
 	sigset_t all;
 
-	sigfillset(&all);
+	sigfillset(&all); /* signals are for Python's thread; faults of our own are nobody's but ours */
+	for (size_t i = 0; i < sizeof(faults) / sizeof(*faults); i++)
+		sigdelset(&all, faults[i]);
 	pthread_sigmask(SIG_SETMASK, &all, NULL);
 	worker->now_ms = monotonic_ms();
 	while (!worker->stopping)

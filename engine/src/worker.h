@@ -56,7 +56,9 @@ struct cv_worker {
 	struct cv_task *tasks;
 	struct cv_task **tasks_tail;
 
-	const struct cv_tables *tables; /* this worker's reference; NULL before the first publish */
+	struct cv_task adopt;                  /* on its way while `published` is not NULL */
+	_Atomic(struct cv_tables *) published; /* not yet adopted */
+	const struct cv_tables *tables;        /* this worker's reference; NULL before the first publish */
 	struct cv_timers timers;
 	struct cv_bufs bufs;
 	struct cv_list ready;
