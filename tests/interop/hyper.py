@@ -1,5 +1,6 @@
 """python-hyper's h2 over ssl: an HBONE peer that shares no code with the engine. Blocking, both roles."""
 
+import contextlib
 import socket
 import ssl
 import tempfile
@@ -10,8 +11,9 @@ from typing import Any, Self, TypeVar
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 from h2.connection import ConnectionState
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 
 from tests.interop.node import DEADLINE_S, Credential
 
@@ -59,7 +61,9 @@ class Hyper:
             )
         )
         if settings:
-            self.h2.local_settings.update(settings)
+            values = dict(self.h2.local_settings) | settings
+            self.h2.local_settings = Settings(client=client, initial_values=values)
+            self.h2.max_inbound_frame_size = self.h2.local_settings.max_frame_size
         self.h2.initiate_connection()
         self.seen: list[Any] = []
         self.data: dict[int, bytearray] = {}
@@ -221,10 +225,16 @@ class Hyper:
 
     def until_over(self) -> Any:
         """Read until the connection ends; the GOAWAY that came, or None."""
-        try:
-            while self.pump():
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError, ssl.SSLError):
+            while self._pump_whatever():
                 pass
-        except (ConnectionResetError, BrokenPipeError, ssl.SSLError):
-            pass
         goaways = [event for event in self.seen if isinstance(event, h2.events.ConnectionTerminated)]
         return goaways[-1] if goaways else None
+
+    def _pump_whatever(self) -> bool:
+        """One read, also of frames for streams that were opened behind h2's back."""
+        try:
+            return self.pump()
+        except h2.exceptions.ProtocolError:
+            self.h2.state_machine.state = self._open
+            return True

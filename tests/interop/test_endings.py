@@ -173,6 +173,35 @@ def test_a_peer_that_goes_silent_is_found_by_ping(
         assert client.node.closed()[0] is Reason.TUNNEL_LOST
 
 
+@LOSSES
+def test_a_tunnel_lost_under_several_requests_is_dialled_once_more_and_all_go_there(client: OurClient, lose) -> None:
+    apps = [client.app()]
+    old = client.accept()
+    old.accept_request()
+    for _ in range(2):
+        apps.append(client.app())
+        old.accept_request()
+    lose(old)
+    new = client.accept()
+    for _ in apps:
+        stream, _ = new.accept_request()
+        new.answer(stream, 200)
+        new.send(stream, b"second try", end=True)
+    assert [read_to_end(app) for app in apps] == [b"second try"] * 3
+    assert client.node.stats().tunnels_opened[0] == 2
+
+
+def test_connections_that_come_before_the_first_tunnel_is_up_share_it(client: OurClient) -> None:
+    apps = [client.app() for _ in range(5)]
+    peer = client.accept()
+    for _ in apps:
+        stream, _ = peer.accept_request()
+        peer.answer(stream, 200)
+        peer.send(stream, b"hello", end=True)
+    assert [read_to_end(app) for app in apps] == [b"hello"] * 5
+    assert client.node.stats().tunnels_opened[0] == 1
+
+
 # --- our server -----------------------------------------------------------------------------------------------------
 
 

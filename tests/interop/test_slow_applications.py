@@ -1,0 +1,191 @@
+"""Applications and peers that read nothing, write nothing, or do nothing in great number."""
+
+import resource
+import socket
+from pathlib import Path
+
+import pytest
+
+from mesh.reasons import Reason
+from tests.interop.applications import accept, read_exactly
+from tests.interop.conftest import OurClient, OurServer, our_server
+from tests.interop.node import Credential, Node, credential, listen, new_ip, spiffe, until
+from tests.support.pki import Authority
+
+MIB = 1 << 20
+IDLE = 5000
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / MIB
+
+
+def test_an_application_that_never_reads_stops_its_own_stream_only(server: OurServer) -> None:
+    peer = server.peer()
+    stuck, lively = peer.connect(server.authority), peer.connect(server.authority)
+    first, second = accept(server.app), accept(server.app)
+    assert [peer.status(stream) for stream in (stuck, lively)] == [200, 200]
+    peer.ping()
+    while room := min(peer.h2.local_flow_control_window(stuck), 65536):  # credit comes back for what it buffers itself
+        peer.h2.send_data(stuck, bytes(room))
+        peer.flush()
+        peer.ping()
+    peer.send(lively, b"unaffected")
+    heard = {bytes(sock.recv(10)) for sock in (first, second)}
+    assert b"unaffected" in heard
+    assert server.node.stats().bytes_buffered <= 5 * MIB
+    for sock in (first, second):
+        sock.close()
+    until(server.node.is_quiet, "what was buffered is given back")
+
+
+def test_an_application_that_never_reads_its_answer_stops_the_peer(client: OurClient) -> None:
+    _, peer, stream = client.opened()
+    peer.ping()
+    sent = 0
+    while room := min(peer.h2.local_flow_control_window(stream), 65536):
+        peer.h2.send_data(stream, bytes(room))
+        sent += room
+        peer.flush()
+        peer.ping()
+    assert client.node.stats().bytes_buffered <= 5 * MIB
+    assert sent < 64 * MIB  # a stream's window and the kernel's own buffers
+    peer.reset(stream)
+    until(client.node.is_quiet, "what was buffered is given back")
+
+
+def test_an_application_that_writes_to_a_peer_without_credit_is_stopped(client: OurClient) -> None:
+    app, peer, stream = client.opened()
+    peer.gives_credit = False
+    app.setblocking(False)
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while sent < 64 * MIB:
+            sent += app.send(bytes(65536))
+    until(lambda: client.node.stats().bytes_buffered > 0, "something waits for credit")
+    assert client.node.stats().bytes_buffered <= MIB
+    peer.read(stream, 1)
+    peer.ping()
+
+
+def test_applications_that_never_write_stay_open_and_cost_no_buffer(server: OurServer, client: OurClient) -> None:
+    app, far, far_stream = client.opened()
+    near = server.peer()
+    stream = near.connect(server.authority)
+    with accept(server.app) as behind:
+        assert near.status(stream) == 200
+        until(lambda: server.node.stats().bytes_buffered == client.node.stats().bytes_buffered == 0, "idle: no buffers")
+        behind.sendall(b"x")
+        app.sendall(b"y")
+        assert (near.read(stream, 1), far.read(far_stream, 1)) == (b"x", b"y")
+
+
+def test_5000_idle_connections_through_tunnels_between_two_of_our_nodes(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both applications, both nodes and their tunnels in one process: 4 descriptors for each connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(IDLE, (hard - 1000) // 4)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held: list[socket.socket] = []
+    here, there = new_ip(), new_ip()
+    try:
+        with Node() as near, Node() as far:
+            near.identity("client", credential(authority, spiffe("client")))
+            far.identity("server", credential(authority, spiffe("server")))
+            for node, is_near in ((near, True), (far, False)):
+                node.workload("client", here, here=is_near)
+                node.workload("server", there, here=not is_near)
+            far.pod("server", there)
+            captured = near.pod("client", here)
+            with listen(there, captured) as app:
+                open_idle(held, app, there, captured, 10)
+                before = resident_mib()
+                open_idle(held, app, there, captured, count)
+                after = resident_mib()
+                stats = near.stats(), far.stats()
+                assert [found.connections_open for found in stats] == [count + 10] * 2
+                assert stats[0].tunnels_open == stats[1].tunnels_open >= (count + 10) // 100
+                until(lambda: near.stats().bytes_buffered == far.stats().bytes_buffered == 0, "idle ones hold no buffer")
+                per_connection = (after - before) * 1024 / count
+                with capsys.disabled():
+                    print(f"\n{count} idle connections, both ends: {after - before:.1f} MiB, {per_connection:.1f} KiB each")
+                assert per_connection < 16
+                for index in (0, count // 2, count + 9):
+                    near_end, far_end = held[2 * index], held[2 * index + 1]
+                    near_end.sendall(b"still there?")
+                    assert read_exactly(far_end, 12) == b"still there?"
+                for sock in held:
+                    sock.close()
+                until(lambda: near.is_quiet() and far.is_quiet(), "all of them are over", 20)
+    finally:
+        for sock in held:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_idle(held: list[socket.socket], app: socket.socket, ip: str, port: int, count: int) -> None:
+    """Connections by tens at once; both their ends, one after the other."""
+    for _ in range(count // 10):
+        near = {sock.getsockname()[1]: sock for sock in (socket.create_connection((ip, port), 10) for _ in range(10))}
+        for sock in near.values():
+            sock.sendall(sock.getsockname()[1].to_bytes(2, "big"))
+        for _ in range(10):
+            behind = accept(app)
+            mine = near[int.from_bytes(read_exactly(behind, 2), "big")]
+            held += [mine, behind]
+
+
+def test_descriptors_that_run_out_are_refused_with_the_reason_and_come_back(
+    server_credential: Credential, client_credential: Credential
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with our_server(server_credential, client_credential) as server:
+        peer = server.peer()
+        warm = peer.connect(server.authority)
+        assert peer.status(warm) == 200
+        taken = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken - 1, hard))
+        try:
+            refused = peer.connect(server.authority)
+            assert peer.status(refused) == 503
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        server.node.event(2)
+        again = peer.connect(server.authority)
+        assert peer.status(again) == 200
+
+
+def test_more_connections_than_a_pod_may_have_are_503(
+    server_credential: Credential, client_credential: Credential
+) -> None:
+    with our_server(server_credential, client_credential, max_connections_per_pod=3) as server:
+        peer = server.peer()
+        statuses = []
+        for _ in range(5):
+            statuses.append(peer.status(peer.connect(server.authority)))
+        assert statuses == [200, 200, 200, 503, 503]
+        assert server.node.closed()[0] is Reason.LIMIT_CONNECTIONS
+
+
+def test_a_peer_that_opens_more_handshakes_than_allowed_is_refused(
+    server_credential: Credential, client_credential: Credential
+) -> None:
+    with our_server(server_credential, client_credential, max_handshakes=4) as server:
+        half = [socket.create_connection((server.ip, 15008), 5) for _ in range(6)]
+        try:
+            reasons = {server.node.closed()[0] for _ in range(2)}
+            assert reasons == {Reason.LIMIT_HANDSHAKES}
+        finally:
+            for sock in half:
+                sock.close()
+        until(lambda: serves(server), "handshakes that were given up make room")
+
+
+def serves(server: OurServer) -> bool:
+    try:
+        with server.peer() as peer:
+            return peer.status(peer.connect(server.authority)) == 200
+    except OSError:
+        return False
