@@ -56,9 +56,8 @@ class Updates:
         was_complete = self.is_complete
         change = self._store.apply(update)
         self._arrived.add(update.type_url)
-        tables = self._compiler.apply(change)
         if self.is_complete:
-            self._engine.publish(tables)
+            self._engine.publish(self._compiler.apply(change if was_complete else self._store.everything()))
             self.published += 1
         self._kernel.write_numbers(change.addresses)
         if self.is_complete and not was_complete:

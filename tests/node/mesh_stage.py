@@ -88,9 +88,7 @@ class Mesh:
 
     def start(self, pod: str, *words: str) -> "subprocess.Popen[Any]":
         """The same, left running; standard output is a text pipe."""
-        return lab_stage.start(
-            "lab", "exec", "--lab", self.lab, pod, "--", *words, stdout=subprocess.PIPE, text=True
-        )
+        return lab_stage.start("lab", "exec", "--lab", self.lab, pod, "--", *words, stdout=subprocess.PIPE, text=True)
 
     def client(self, pod: str, case: str, host: str, port: int, *arguments: str) -> dict[str, Any]:
         """Run a case of apps/client.py in a pod."""
