@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from bpf import kernel
+from bpf.layout import CNote, CTuple
 from bpf.plane import Counter, Note, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import Ztunnel
 from tests.bpf.dialling import PORT, accepted, as_client, count, dial
@@ -70,21 +71,42 @@ def test_direct_dial_to_15001_from_a_port_that_was_refused_has_no_note(net: Topo
         ztunnel.close()
 
 
-def test_connector_that_gives_up_takes_its_key_along(net: Topology, plane: Plane, pod: Place) -> None:
-    """Non-blocking, towards a listener whose queue is full: the SYN stays unanswered."""
+def unanswered(plane: Plane, pod: Place, stack: ExitStack) -> list[socket.socket]:
+    """Non-blocking connects towards a listener whose queue is full: the last ones' SYNs stay unanswered."""
+    own = stack.enter_context(pod.socket())
+    plane.put_note(own, Note(NoteKind.OWN))
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    own.bind(("0.0.0.0", 15001))
+    own.listen(0)
+    waiting = []
+    for _ in range(6):
+        sock = stack.enter_context(pod.socket())
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            sock.connect(("10.77.2.1", PORT))
+        waiting.append(sock)
+    return waiting
+
+
+def test_key_that_another_socket_published_is_not_withdrawn(net: Topology, plane: Plane, pod: Place) -> None:
+    fd = plane.map_fd("inflight")
     with ExitStack() as stack:
-        own = stack.enter_context(pod.socket())
-        plane.put_note(own, Note(NoteKind.OWN))
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        own.bind(("0.0.0.0", 15001))
-        own.listen(0)
-        waiting = []
-        for _ in range(6):
-            sock = stack.enter_context(pod.socket())
-            sock.setblocking(False)
-            with suppress(BlockingIOError):
-                sock.connect(("10.77.2.1", PORT))
-            waiting.append(sock)
+        waiting = unanswered(plane, pod, stack)
+        keys = [key for key, _ in kernel.map_batch(fd, len(bytes(CTuple())), len(bytes(CNote())))]
+        assert keys
+        for key in keys:
+            kernel.map_update(fd, key, Note(NoteKind.CAPTURED, cookie=1).pack())
+            stack.callback(kernel.map_delete, fd, key)
+        for sock in waiting:
+            sock.close()
+        assert plane.in_flight() == len(keys)
+    assert plane.in_flight() == 0
+
+
+def test_connector_that_gives_up_takes_its_key_along(net: Topology, plane: Plane, pod: Place) -> None:
+    with ExitStack() as stack:
+        waiting = unanswered(plane, pod, stack)
         assert plane.in_flight() > 0
         for sock in waiting:
             sock.close()

@@ -202,6 +202,18 @@ def test_destinations_spread_over_loopback(net: Topology, ztunnel: Ztunnel) -> N
     assert not seen & {"127.0.0.0", "127.255.255.255"}
 
 
+@pytest.mark.parametrize(("address", "port"), [("10.0.96.86", 1073), ("10.0.161.194", 1146)])
+def test_destination_whose_hash_is_no_host_address_is_captured(
+    net: Topology, plane: Plane, ztunnel: Ztunnel, address: str, port: int
+) -> None:
+    """They hash to 127.0.0.0 and 127.255.255.255, which are the network's own and its broadcast address."""
+    with dial(net.a, address, port), accepted(ztunnel.outbound4) as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
+        note = plane.note(sock)
+        assert note is not None
+        assert (str(note.address), note.port) == (address, port)
+
+
 @pytest.mark.parametrize(("own", "address"), [("10.77.1.1", "10.77.2.1"), ("fd77:1::1", "fd77:2::1")])
 def test_socket_bound_to_the_pod_address_is_captured(
     net: Topology, plane: Plane, ztunnel: Ztunnel, own: str, address: str
