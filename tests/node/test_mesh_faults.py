@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node import mesh_stage
+from tests.node import lab_stage, mesh_stage
 from tests.node.mesh_stage import Mesh, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -136,5 +136,6 @@ def test_two_thousand_idle_connections_are_held(mesh: Mesh) -> None:
 def test_bpf_upgrade_under_load_loses_nothing(mesh: Mesh) -> None:
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(mesh.client, "shop/client", "many", "web", 7001, "400")
-        mesh.command("node", "upgrade-bpf", "--node", "node-a")
+        done = lab_stage.culvert("node", "upgrade-bpf", "--node", f"{mesh.lab}-node-a")
+        assert done.returncode == 0, done.stderr
         assert load.result()["failed"] == 0

@@ -83,13 +83,16 @@ class FlowMetrics:
         yield rtt
 
     def _known(self, edges: Mapping[EdgeKey, EdgeStats]) -> dict[EdgeKey, EdgeStats]:
-        """Edges whose ends can be named; the kernel forgets the others, as their workloads are long gone."""
+        """Edges whose ends can be named; the kernel forgets the others, as their workloads are long gone.
+
+        The slot that takes what does not fit (0 to 0) is there from the start and shown once it counted something.
+        """
         stale = {key for key in edges if not (self._is_known(key.source) and self._is_known(key.destination))}
         if stale:
             self._forget(stale)
             for key in stale:
                 self._shown.pop(key, None)
-        return {key: stats for key, stats in edges.items() if key not in stale}
+        return {key: stats for key, stats in edges.items() if key not in stale and not _is_unused(key, stats)}
 
     def _is_known(self, number: int) -> bool:
         return number == 0 or self._workload(number) is not None
@@ -114,6 +117,10 @@ class FlowMetrics:
             ends = (self._workload(key.source), self._workload(key.destination))
             shown.labels = (key.direction.name.lower(), *_names(ends[0]), *_names(ends[1]))
         return shown.labels
+
+
+def _is_unused(key: EdgeKey, stats: EdgeStats) -> bool:
+    return key.source == key.destination == 0 and not (stats.opened or sum(stats.failed.values()))
 
 
 def _names(workload: Workload | None) -> tuple[str, str, str]:
