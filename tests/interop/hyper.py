@@ -51,6 +51,7 @@ class Hyper:
     def __init__(self, sock: ssl.SSLSocket, client: bool, settings: dict[SettingCodes, int] | None = None) -> None:
         self.socket = sock
         self.socket.settimeout(DEADLINE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
                 client_side=client,

@@ -119,8 +119,10 @@ class Node:
 
     # --- what the control plane says ---------------------------------------------------------------------------
 
-    def workload(self, name: str, ip: str, *, here: bool = False, hbone: bool = True, account: str = "") -> None:
-        """Announce a workload, of its own service account unless told otherwise."""
+    def workload(
+        self, name: str, ip: str, *, here: bool = False, hbone: bool = True, account: str = "", serves: str = ""
+    ) -> None:
+        """Announce a workload, of its own service account unless told otherwise; it may serve a service."""
         message = wire.Workload(
             uid=f"Kubernetes//Pod/{NAMESPACE}/{name}",
             name=name,
@@ -130,7 +132,17 @@ class Node:
             addresses=[to_bytes16(ip)[12:]],
             tunnel_protocol=wire.TunnelProtocol.HBONE if hbone else wire.TunnelProtocol.NONE,
         )
+        if serves:
+            message.services[f"{NAMESPACE}/{serves}"].SetInParent()
         self._apply(ADDRESS_TYPE, message.uid, wire.Address(workload=message).SerializeToString())
+
+    def service(self, name: str, vip: str, ports: dict[int, int]) -> None:
+        """Announce a service, by service port and target port."""
+        message = wire.Service(name=name, namespace=NAMESPACE, hostname=name)
+        message.addresses.add(address=to_bytes16(vip)[12:])
+        for port, target in ports.items():
+            message.ports.add(service_port=port, target_port=target)
+        self._apply(ADDRESS_TYPE, f"{NAMESPACE}/{name}", wire.Address(service=message).SerializeToString())
 
     def allow_only(self, account: str) -> None:
         """A policy for the namespace that lets one service account in."""

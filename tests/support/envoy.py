@@ -88,12 +88,14 @@ def client_config(listen: Address, peer: Address, authority: Address, credential
     )
 
 
-def server_config(listen: Address, app: Address, credential: Credential) -> dict[str, Any]:
-    """An HBONE listener that ends every CONNECT at `app`."""
-    route = {
-        "match": {"connect_matcher": {}},
-        "route": {"cluster": "app", "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]},
-    }
+def server_config(listen: Address, app: Address, credential: Credential, answers: int = 200) -> dict[str, Any]:
+    """An HBONE listener that ends every CONNECT at `app`, or answers all of them with another status."""
+    route: dict[str, Any] = {"match": {"connect_matcher": {}}}
+    if answers == 200:
+        connect = {"upgrade_type": "CONNECT", "connect_config": {}}
+        route["route"] = {"cluster": "app", "timeout": "0s", "upgrade_configs": [connect]}
+    else:
+        route["direct_response"] = {"status": answers}
     manager = {
         "@type": f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "inbound",
@@ -162,9 +164,29 @@ def _bootstrap(listener: dict[str, Any], cluster: dict[str, Any]) -> dict[str, A
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
+@dataclass(frozen=True, slots=True)
+class Envoy:
+    """A running Envoy."""
+
+    process: "subprocess.Popen[bytes]"
+    admin: str  # host:port
+
+    def ask(self, path: str, method: str = "GET") -> str:
+        """Ask its admin interface; only without a namespace of its own."""
+        request = urllib.request.Request(f"http://{self.admin}{path}", method=method)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            text: bytes = response.read()
+        return text.decode()
+
+    def stat(self, name: str) -> int:
+        """One counter or gauge."""
+        line = self.ask(f"/stats?filter=^{name}$").strip()
+        return int(line.rpartition(": ")[2]) if line else 0
+
+
 @contextmanager
-def running(config: dict[str, Any], folder: Path, name: str, netns: Path | None = None) -> Iterator[str]:
-    """Run one Envoy until the block ends; yields its admin address. Raises RuntimeError with its log if it fails."""
+def running(config: dict[str, Any], folder: Path, name: str, netns: Path | None = None) -> Iterator[Envoy]:
+    """Run one Envoy until the block ends. Raises RuntimeError with its log if it does not start."""
     admin = folder / f"{name}.admin"
     path = folder / f"{name}.json"
     document = config | {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
@@ -182,7 +204,7 @@ def running(config: dict[str, Any], folder: Path, name: str, netns: Path | None 
         process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=in_namespace)  # noqa: PLW1509
         try:
             _wait_until_ready(process, admin, log, netns)
-            yield admin.read_text()
+            yield Envoy(process, admin.read_text())
         finally:
             process.terminate()
             try:
