@@ -15,6 +15,8 @@ from lab.process import Child, status_text
 
 # A command that is started so often is broken; a bound keeps the machine usable and the reason visible.
 RESTART_LIMIT_S = 30.0
+# Without a probe, running is being ready; what cannot even start must not be called so in between.
+SETTLED_AFTER_S = 0.2
 
 Spawn = Callable[[Container, tuple[str, ...], Path | None], Child]
 
@@ -161,6 +163,7 @@ class ContainerRun:
             self._set_ready(healthy)
 
         if probe is None:
+            await asyncio.sleep(SETTLED_AFTER_S)
             self._set_ready(True)
         else:
             await self._repeat(probe, judge)

@@ -47,6 +47,9 @@ def up(directory: Path, lab_name: str, nodes: str | None, no_mesh: bool, istio_l
     progress = (lambda _: None) if as_json else complain
     try:
         client.start(lab_name, StartOptions(with_mesh=not no_mesh, settings=json.dumps(settings)))
+    except LabError as error:
+        fail(str(error))
+    try:
         with _down_when_interrupted(lab_name):
             refused = report(client.order(lab_name, "apply", timeout + 60, objects=objects)["outcomes"])
             for name in client.order(lab_name, "status")["mesh"].get("missing", ()):
@@ -54,7 +57,8 @@ def up(directory: Path, lab_name: str, nodes: str | None, no_mesh: bool, istio_l
             not_ready = client.wait_ready(lab_name, timeout, progress)
             status = client.order(lab_name, "status")
     except LabError as error:
-        fail(str(error))
+        client.take_down(lab_name)
+        fail(f"{error}; the lab was taken down again")
     for line in not_ready:
         complain(f"not ready: {line}")
     if as_json:
