@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def loaded(key: str) -> Iterator[str]:
         yield key
     finally:
         loader("unload", "--node", key)
+        shutil.rmtree(NodePaths(key).state.parent)
 
 
 @pytest.fixture(scope="session")

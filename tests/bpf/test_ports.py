@@ -43,6 +43,7 @@ def test_ztunnel_binds_with_its_note(net: Topology, plane: Plane, pod: Place) ->
     for port in MESH_PORTS:
         with pod.socket() as sock:
             plane.put_note(sock, Note(NoteKind.OWN))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # other tests' connections linger
             sock.bind(("127.0.0.1", port))
 
 
