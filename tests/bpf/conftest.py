@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpf import features
+from bpf.paths import NodePaths
 from bpf.plane import Note, NoteKind, Plane, PodFlag
 from tests.bpf.topology import Place, Topology, prefix, sh
 
