@@ -256,8 +256,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 		cv_tunnel_retire(tunnel);
 		return 0;
 	case NGHTTP2_RST_STREAM:
-		/* Opened and reset before it cost them anything. */
-		return tunnel->role == CV_ROLE_SERVER && stream && !stream->answer_seen ? spend(tunnel) : 0;
+		/* Opened, and reset before it could cost them anything. */
+		return tunnel->role == CV_ROLE_SERVER && stream && !stream->stream.relay ? spend(tunnel) : 0;
 	case NGHTTP2_WINDOW_UPDATE:
 		return 0;
 	default:

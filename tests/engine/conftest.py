@@ -92,6 +92,20 @@ def server(server_credentials: Credentials) -> Iterator[ServerNode]:
     close_server(node)
 
 
+@pytest.fixture
+def make_node(server_credentials: Credentials) -> Iterator[Callable[..., ServerNode]]:
+    """Servers with settings of one's own."""
+    made: list[ServerNode] = []
+
+    def make(**settings: int) -> ServerNode:
+        made.append(make_server(server_credentials, **settings))
+        return made[-1]
+
+    yield make
+    for node in made:
+        close_server(node)
+
+
 @dataclass
 class ClientNode:
     """An engine with one pod whose application dials a service: a listener on the VIP stands for the capture."""

@@ -1,0 +1,179 @@
+"""Peers with a certificate that misbehave all the same: each costs itself its tunnel, and nobody else."""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+
+import h2.events
+import pytest
+
+from mesh.reasons import Reason
+from tests.engine.certificates import Credentials
+from tests.engine.conftest import ServerNode
+from tests.engine.harness import HBONE, connect, until
+from tests.engine.peers import tls_context
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, body: bytes = b"") -> bytes:
+    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
+
+
+CONNECT = b"\x02\x07CONNECT" + b"\x01\x0a127.0.0.1:"  # and an :authority without a port
+
+
+def send_raw(server: ServerNode, credentials: Credentials, data: bytes) -> bytes:
+    """Sends bytes over TLS, and reads what comes until the engine closes."""
+    got = b""
+    with connect((server.ip, HBONE)) as plain, tls_context(False, credentials).wrap_socket(plain) as made:
+        with contextlib.suppress(OSError):
+            made.sendall(data)
+            while part := made.recv(1 << 16):
+                got += part
+    return got
+
+
+def goaway_codes(data: bytes) -> list[int]:
+    codes = []
+    while len(data) >= 9:
+        length = int.from_bytes(data[:3], "big")
+        if data[3] == 7:
+            codes.append(int.from_bytes(data[13:17], "big"))
+        data = data[9 + length :]
+    return codes
+
+
+SETTINGS = PREFACE + frame(4)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("ping", SETTINGS + frame(6, body=b"12345678") * 9000),
+        ("settings", SETTINGS + frame(4) * 9000),
+        ("priority", SETTINGS + frame(2, 0, 3, b"\0\0\0\0\1") * 9000),
+        (
+            "rapid reset",
+            SETTINGS
+            + b"".join(frame(1, 4, 2 * i + 1, b"\x82") + frame(3, 0, 2 * i + 1, b"\0\0\0\x08") for i in range(9000)),
+        ),
+        ("continuation", SETTINGS + frame(1, 0, 1, CONNECT) + frame(9, 0, 1, b"\x40\1a\1b" * 100) * 2000),
+        ("empty continuation", SETTINGS + frame(1, 0, 1, CONNECT) + frame(9, 0, 1) * 60000),
+    ],
+)
+def test_a_flood_ends_the_tunnel(
+    server: ServerNode, client_credentials: Credentials, name: str, data: bytes
+) -> None:
+    send_raw(server, client_credentials, data)
+    # counted, not awaited as an event: those of the flood may have filled the ring
+    until(lambda: server.engine.stats().refused[Reason.PROTOCOL_ERROR] == 1)
+    assert server.engine.stats().tunnels_open == 0
+    peer = server.dial(client_credentials)
+    assert peer.status(peer.connect(server.authority)) == 200
+
+
+def test_empty_frames_on_an_open_stream_are_a_flood(
+    server: ServerNode, client_credentials: Credentials
+) -> None:
+    peer = server.dial(client_credentials)
+    stream = peer.connect(server.authority)
+    assert peer.status(stream) == 200
+    with contextlib.suppress(OSError):
+        peer.socket.sendall(frame(0, 0, stream) * 9000)
+    assert server.engine.wait(lambda event: "flood" in event.detail).reason == Reason.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        PREFACE + b"\xff" * 100,
+        SETTINGS + frame(0, 0, 0, b"x"),
+        SETTINGS + frame(1, 4, 2, CONNECT),
+        SETTINGS + frame(0, 0, 1, b"data on an idle stream"),
+        SETTINGS + frame(8, 0, 0, b"\0\0\0\0"),
+        SETTINGS + frame(5, 4, 1, b"\0\0\0\2" + CONNECT),
+        SETTINGS + frame(1, 4, 1, b"\xff\xff\xff\xff\xff"),
+        SETTINGS + frame(4, 0, 0, struct.pack(">HI", 5, 1)),
+        SETTINGS + frame(4, 0, 0, struct.pack(">HI", 4, 0xFFFFFFFF)),
+    ],
+)
+def test_a_violation_of_http2_ends_the_tunnel(
+    server: ServerNode, client_credentials: Credentials, data: bytes
+) -> None:
+    got = send_raw(server, client_credentials, data)
+    closed = server.engine.wait_closed()
+    assert closed.reason == Reason.PROTOCOL_ERROR
+    assert all(goaway_codes(got)), "with an error code, if there was time for one"
+    until(lambda: server.engine.stats().tunnels_open == 0)
+
+
+def test_a_few_thousand_pings_are_no_flood(server: ServerNode, client_credentials: Credentials) -> None:
+    peer = server.dial(client_credentials)
+    for i in range(2000):
+        peer.h2.ping(struct.pack(">Q", i))
+        if i % 100 == 99:
+            peer.flush()
+            for _ in range(100):
+                peer.wait(h2.events.PingAckReceived)
+    assert peer.status(peer.connect(server.authority)) == 200
+
+
+def test_more_streams_than_offered_are_a_violation(
+    server: ServerNode, client_credentials: Credentials
+) -> None:
+    peer = server.dial(client_credentials)
+    peer.wait(h2.events.RemoteSettingsChanged)
+    streams = [peer.connect(server.authority) for _ in range(200)]
+    for stream in streams:
+        assert peer.status(stream) == 200
+    assert server.engine.stats().connections_open == 200
+    # h2 would not let us: write the frame by hand
+    encoded = peer.h2.encoder.encode([(":method", "CONNECT"), (":authority", server.authority)])
+    peer.socket.sendall(frame(1, 4, 401, encoded))
+    until(lambda: server.engine.stats().connections_open == 0)
+
+
+def test_a_peer_that_reads_nothing_is_given_up(
+    server_credentials: Credentials, client_credentials: Credentials, make_node: Callable[..., ServerNode]
+) -> None:
+    node = make_node(ping_interval_ms=100, ping_timeout_ms=200)
+    peer = node.dial(client_credentials)
+    stream = peer.connect(node.authority)
+    assert peer.status(stream) == 200
+    app = node.accept()
+    app.settimeout(0.2)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while True:
+            app.sendall(b"x" * 65536)
+    assert node.engine.wait_closed().reason == Reason.TUNNEL_LOST
+
+
+def test_headers_that_never_end_do_not_keep_a_tunnel(
+    make_node: Callable[..., ServerNode], client_credentials: Credentials
+) -> None:
+    node = make_node(ping_interval_ms=100, ping_timeout_ms=200)
+    with connect((node.ip, HBONE)) as plain, tls_context(False, client_credentials).wrap_socket(plain) as made:
+        made.sendall(SETTINGS + frame(1, 0, 1, CONNECT))
+        until(lambda: node.engine.stats().tunnels_opened[1] == 1)
+        until(lambda: node.engine.stats().tunnels_open == 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_request_in_pieces_is_a_request(
+    server: ServerNode, client_credentials: Credentials, size: int
+) -> None:
+    peer = server.dial(client_credentials)
+    peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    stream = peer.h2.get_next_available_stream_id()
+    peer.h2.send_headers(stream, [(":method", "CONNECT"), (":authority", server.authority)])
+    peer.h2.send_data(stream, b"in pieces", end_stream=True)
+    data = peer.h2.data_to_send()
+    for at in range(0, len(data), size):
+        peer.socket.sendall(data[at : at + size])
+    assert peer.status(stream) == 200
+    app = server.accept()
+    app.settimeout(5)
+    assert app.recv(100) == b"in pieces"

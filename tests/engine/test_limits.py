@@ -1,0 +1,215 @@
+"""What the machine has only so much of: memory per idle connection, descriptors, and a namespace of one's own."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh.reasons import Reason
+from tests.engine.certificates import Credentials
+from tests.engine.conftest import (
+    CLIENT_ID,
+    SERVER_ID,
+    Pair,
+    client_tables,
+    close_client,
+    make_client,
+    server_tables,
+)
+from tests.engine.harness import (
+    DEADLINE_S,
+    HBONE,
+    Engine,
+    connect,
+    is_refused,
+    listen,
+    new_ip,
+    port_of,
+    read_exactly,
+    read_to_end,
+    until,
+)
+from tests.engine.test_lifecycle import deny_all
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+def test_idle_connections_cost_little_and_all_still_work(make_pair: Callable[..., Pair]) -> None:
+    wanted = 2500
+    # each connection has six descriptors in this process: two engines and both applications
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    pair = make_pair()
+    pair.open()
+    before = resident_bytes()
+    ends = [pair.open() for _ in range(wanted)]
+    until(lambda: pair.server.engine.stats().connections_open == wanted + 1)
+    per_connection = (resident_bytes() - before) / wanted
+    assert per_connection < 6 * 1024, "both engines, and python's two socket objects"
+    for near, far in ends[:: wanted // 20]:
+        near.sendall(b"awake")
+        assert read_exactly(far, 5) == b"awake"
+
+
+def test_running_out_of_descriptors_pauses_and_recovers() -> None:
+    app = listen(new_ip())
+    node = make_client(None, app.getsockname(), hbone=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    near = [socket.socket() for _ in range(4)]
+    filler: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(made.fileno() for made in near) + 8, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                filler.append(os.dup(0))
+        for made in near:
+            made.settimeout(DEADLINE_S)
+            made.connect(node.address)
+        until(lambda: node.engine.stats().refused[Reason.LIMIT_DESCRIPTORS] > 0)
+        spins = node.engine.stats().refused[Reason.LIMIT_DESCRIPTORS]
+        threading.Event().wait(0.2)
+        assert node.engine.stats().refused[Reason.LIMIT_DESCRIPTORS] - spins < 40, "it pauses, it does not spin"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in filler:
+            os.close(fd)
+    far = [app.accept()[0] for _ in near]
+    for made in near:
+        made.sendall(b"late")
+    assert all(read_exactly(made, 4) == b"late" for made in far)
+    for made in (*near, *far, app):
+        made.close()
+    close_client(node)
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[Callable[[Callable[[], socket.socket]], socket.socket]]:
+    """A network namespace with lo up, and a way to make a socket in it."""
+    jobs: list[tuple[Callable[[], socket.socket], list[socket.socket]]] = []
+    wake, done, ready = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
+    fds: list[int] = []
+
+    def live() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert not libc.unshare(0x40000000)
+        with socket.socket() as made:
+            import fcntl  # noqa: PLC0415
+
+            fcntl.ioctl(made, 0x8914, b"lo".ljust(16, b"\0") + (0x41).to_bytes(2, "little") + b"\0" * 22)
+        fds.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        ready.release()
+        while True:
+            wake.acquire()
+            if not jobs:
+                return
+            make, result = jobs.pop()
+            result.append(make())
+            done.release()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    ready.acquire()
+
+    def inside(make: Callable[[], socket.socket]) -> socket.socket:
+        result: list[socket.socket] = []
+        jobs.append((make, result))
+        wake.release()
+        done.acquire()
+        return result[0]
+
+    inside.fd = fds[0]  # type: ignore[attr-defined]
+    try:
+        yield inside
+    finally:
+        wake.release()
+        thread.join()
+        os.close(fds[0])
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
+def test_plain_inbound_reaches_the_application_inside_the_pods_namespace() -> None:
+    ip = new_ip()
+    with Engine() as engine, namespace() as inside:
+        capture = listen(ip)
+        port = port_of(capture)
+        app = inside(lambda: listen(ip, port))
+        engine.publish(server_tables(ip))
+        netns = os.dup(inside.fd)  # type: ignore[attr-defined]
+        assert not engine.add_pod(1, "server", SERVER_ID, inbound=capture, netns=netns)
+        with connect((ip, port)) as near:
+            far, _ = app.accept()
+            near.sendall(b"plain")
+            near.shutdown(socket.SHUT_WR)
+            assert read_to_end(far) == b"plain"
+            far.close()
+            assert read_to_end(near) == b""
+        closed = engine.wait_closed()
+        assert (closed.reason, closed.path, closed.direction) == (Reason.OK, 1, 2)
+        assert closed.upstream == (ip, port)
+        engine.publish(deny_all(server_tables(ip), ip))
+        assert is_refused((ip, port))
+        assert engine.wait_closed().reason == Reason.POLICY_DENIED
+        app.close()
+
+
+def test_a_mesh_port_is_never_dialled_from_15006() -> None:
+    ip = new_ip()
+    with Engine() as engine:
+        engine.publish(server_tables(ip))
+        assert not engine.add_pod(1, "server", SERVER_ID, inbound=listen(ip, 15006))
+        assert is_refused((ip, 15006))
+        assert engine.wait_closed().reason == Reason.SELF_CALL
+
+
+def test_ipv6_end_to_end(server_credentials: Credentials, client_credentials: Credentials) -> None:
+    with Engine() as far, Engine() as near:
+        app = listen("::1")
+        assert not far.put_identity(SERVER_ID, server_credentials)
+        assert not near.put_identity(CLIENT_ID, client_credentials)
+        far.publish(server_tables("::1"))
+        assert not far.add_pod(1, "server", SERVER_ID, hbone=listen("::1", HBONE))
+        capture = listen(new_ip())
+        vip, port = capture.getsockname()
+        near.publish(client_tables("fd00::7", vip, port, ("::1", port_of(app))))
+        assert not near.add_pod(1, "client", CLIENT_ID, outbound=capture)
+        with connect((vip, port)) as made:
+            accepted, _ = app.accept()
+            made.sendall(b"six")
+            assert read_exactly(accepted, 3) == b"six"
+            opened = far.wait_kind(1)
+            assert opened.hbone[0] == "::1"
+            assert opened.upstream == ("::1", port_of(app))
+            accepted.close()
+        app.close()
+
+
+def test_a_worker_stays_in_its_own_namespace() -> None:
+    """Sockets made for a pod leave the worker where it was."""
+    if os.geteuid() != 0:
+        pytest.skip("makes a network namespace")
+    ip = new_ip()
+    with Engine() as engine, namespace() as inside:
+        capture = listen(ip)
+        app = inside(lambda: listen(ip, port_of(capture)))
+        engine.publish(server_tables(ip))
+        netns = os.dup(inside.fd)  # type: ignore[attr-defined]
+        port = port_of(capture)
+        assert not engine.add_pod(1, "server", SERVER_ID, inbound=capture, netns=netns)
+        with connect((ip, port)) as near:
+            far, _ = app.accept()
+            home = Path("/proc/self/ns/net").readlink()
+            tasks = {Path(f"{task}/ns/net").readlink() for task in Path("/proc/self/task").iterdir()}
+            assert home in tasks
+            assert len(tasks) == 2, "home, and the thread of this test's namespace"
+            far.close()
+            near.close()
+        app.close()
