@@ -32,7 +32,7 @@ test: setup-test
 check: lint types imports unit
 
 lint: setup-dev
-	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && $(PYTHON) -m mesh.wire.generate --check
 
 types: setup-dev
 	@.venv/bin/mypy

@@ -63,7 +63,7 @@ class ControllerLink:
         from mesh import channel  # noqa: PLC0415 - gRPC costs 16 MB: only when there is a controller to talk to
 
         credentials = channel.Credentials(self._directory, self._token, self._cluster_id)
-        stamp = self._stamp()
+        stamp = credentials.stamp()
         try:
             made = channel.open_channel(self._address, self._name, credentials)
             metadata = credentials.metadata()
@@ -75,15 +75,6 @@ class ControllerLink:
                 request_serializer=wire.CaptureReport.SerializeToString,
                 response_deserializer=wire.CaptureAck.FromString,
             )(None, metadata=tuple(metadata))
-            yield _GrpcStream(call, lambda: self._stamp() != stamp)
+            yield _GrpcStream(call, lambda: credentials.stamp() != stamp)
         finally:
             await made.close(None)
-
-    def _stamp(self) -> tuple[tuple[int, int], ...]:
-        """Changes when a credential file does."""
-        found = []
-        for path in (self._directory / "cert.pem", self._directory / "key.pem", self._directory / "roots.pem"):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((status.st_ino, status.st_mtime_ns))
-        return tuple(found)

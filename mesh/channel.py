@@ -4,6 +4,7 @@ Who we are is a client certificate, a bearer token, or both; who the controller 
 mesh root. Files are read again each time a channel is made, so a renewed credential needs no restart.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class Credentials:
         if self.token is not None:
             found.append(("authorization", f"Bearer {_read(self.token).decode().strip()}"))
         return found
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Changes when a credential file is replaced: then a new channel is due."""
+        found = []
+        for name in ("cert.pem", "key.pem", "roots.pem"):
+            with contextlib.suppress(OSError):
+                status = (self.directory / name).stat()
+                found.append((status.st_ino, status.st_mtime_ns))
+        return tuple(found)
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """TLS credentials for a new channel; raises CredentialFault."""

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from bpf.plane import Plane
 from mesh.aio import Background
-from mesh.channel import Credentials, open_channel
+from mesh.channel import Credentials
 from mesh.http import HttpServer
 from mesh.identity import Identity
 from ztunnel.admin import dump, server
@@ -68,11 +68,7 @@ class Ztunnel:
         self.names = Names(self.store)
         self.engine = DataPath(border, config.data_path, self.kernel.notes_fd, self.kernel.flows_fd)
         credentials = Credentials(place.runtime / "credentials", control.token, place.cluster_id)
-        self.link = ControllerLink(
-            lambda: open_channel(control.controller, control.controller_name, credentials),
-            credentials.metadata,
-            credentials.directory,
-        )
+        self.link = ControllerLink(control.controller, control.controller_name, credentials)
         ca = GrpcCa(self.link.channel, self.link.metadata, control.certificate_ttl_s)
         self.identities = IdentityManager(ca, self.engine, background)
         self.pods = PodTable(

@@ -83,6 +83,8 @@ class AdsClient:
             except grpc.aio.AioRpcError as error:
                 kind = "connection_error" if error.code() is grpc.StatusCode.UNAVAILABLE else "error"
                 self._ended(kind, f"{error.code().name}: {error.details()}")
+            except asyncio.InvalidStateError:  # what grpc.aio says of a write on a call that has ended meanwhile
+                self._ended("connection_error", "the stream ended")
             except (xds.RemoteProtocolError, CredentialFault) as error:
                 self._ended("error", str(error))
             await asyncio.sleep(self._backoff * random.uniform(0.8, 1.2))

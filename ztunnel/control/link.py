@@ -5,12 +5,12 @@ old one is closed once calls that are under way on it have had their time.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, cast
 
 import grpc.aio
+
+from mesh.channel import Credentials, open_channel
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -19,28 +19,30 @@ _CLOSE_GRACE_S = 30.0
 
 
 class ControllerLink:
-    """Owns the channel; `open_channel` may raise mesh.channel.CredentialFault."""
+    """Owns the channel to the controller at `address`, whose certificate must carry the DNS name `name`."""
 
-    def __init__(
-        self, open_channel: Callable[[], grpc.aio.Channel], metadata: Callable[[], Metadata], credentials: Path
-    ) -> None:
-        self._open_channel = open_channel
-        self.metadata = metadata
+    def __init__(self, address: str, name: str, credentials: Credentials) -> None:
+        self._address = address
+        self._name = name
         self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
         self._made_from: object = None
         self._closing: set[asyncio.Task[None]] = set()
 
     def channel(self) -> grpc.aio.Channel:
-        """The channel, made now if there is none."""
+        """The channel, made now if there is none; raises CredentialFault."""
         if self._channel is None:
-            self._made_from = self._stamp()
-            self._channel = self._open_channel()
+            self._made_from = self._credentials.stamp()
+            self._channel = open_channel(self._address, self._name, self._credentials)
         return self._channel
+
+    def metadata(self) -> Metadata:
+        """What goes along with every call."""
+        return self._credentials.metadata()
 
     def refresh(self) -> None:
         """Before a stream starts: leave a channel whose credentials are not those on disk any more."""
-        if self._channel is not None and self._made_from != self._stamp():
+        if self._channel is not None and self._made_from != self._credentials.stamp():
             old, self._channel = self._channel, None
             task = asyncio.get_running_loop().create_task(_close(old, _CLOSE_GRACE_S), name="old channel")
             self._closing.add(task)
@@ -53,14 +55,6 @@ class ControllerLink:
             task.cancel()
         if channel is not None:
             await _close(channel, None)
-
-    def _stamp(self) -> list[tuple[str, int, int]]:
-        found = []
-        for name in ("cert.pem", "key.pem", "roots.pem"):
-            with contextlib.suppress(OSError):
-                status = (self._credentials / name).stat()
-                found.append((name, status.st_mtime_ns, status.st_ino))
-        return found
 
 
 async def _close(channel: grpc.aio.Channel, grace_s: float | None) -> None:
