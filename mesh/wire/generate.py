@@ -8,6 +8,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
+from google.rpc import status_pb2
 from grpc_tools import protoc
 
 HERE = Path(__file__).parent
@@ -16,7 +17,7 @@ ROOT = HERE.parents[1]
 
 def generate(out: Path) -> None:
     """Write every module below `out`; raises RuntimeError when a .proto file is wrong."""
-    google_rpc = str(files("google.rpc")).removesuffix("/google/rpc")
+    google_rpc = Path(status_pb2.__file__).parents[2]
     well_known = str(files("grpc_tools").joinpath("_proto"))
     protos = sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.proto"))
     includes = [f"-I{ROOT}", f"-I{google_rpc}", f"-I{well_known}"]
