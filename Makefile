@@ -10,8 +10,8 @@ SYSTEM_PYTHON := /usr/bin/python3
 
 PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libssl-dev libnghttp2-dev gcc make \
 	iproute2 nftables dnsmasq-base util-linux procps curl
-DEMO_PACKAGES := nginx-light redis-server redis-tools tshark
-TEST_PACKAGES := $(DEMO_PACKAGES) clang libclang-rt-dev socat openssl
+DEMO_PACKAGES := nginx-light redis-server redis-tools tshark tcpdump openssl
+TEST_PACKAGES := $(DEMO_PACKAGES) clang libclang-rt-dev socat linux-libc-dev
 
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
