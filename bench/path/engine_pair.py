@@ -30,10 +30,12 @@ VIP, PORT = "127.0.0.99", 9000
 
 
 def run(*command: str) -> str:
+    """A command's output; raises when it fails."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def inside(side: str, *command: str, pin: bool = True) -> list[str]:
+    """The command, in the namespace and on the CPU of a side."""
     taskset = ["taskset", "-c", str(CPUS[side])] if pin else []
     return ["nsenter", f"--net=/run/netns/{NAMES[side]}", *taskset, *command]
 
@@ -93,6 +95,7 @@ def node(side: str, workers: int, material: Path) -> None:
 
 
 def write_material(into: Path) -> None:
+    """Certificates of both sides, for the children to read."""
     from tests.engine.certificates import Authority, spiffe  # noqa: PLC0415
 
     authority = Authority()
@@ -124,6 +127,7 @@ def measure(load: Path, address: str, seconds: float) -> dict[str, float]:
 
 
 def resident_mib(pid: int) -> float:
+    """Resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
@@ -142,8 +146,16 @@ def compare(rounds: int, seconds: float, workers: int) -> dict[str, dict[str, fl
             stack.enter_context(
                 process(
                     inside(
-                        side, sys.executable, __file__, "--node", side, "--workers", str(workers),
-                        "--material", str(scratch), pin=workers == 1,
+                        side,
+                        sys.executable,
+                        __file__,
+                        "--node",
+                        side,
+                        "--workers",
+                        str(workers),
+                        "--material",
+                        str(scratch),
+                        pin=workers == 1,
                     ),
                     ready=True,
                 )
@@ -156,8 +168,7 @@ def compare(rounds: int, seconds: float, workers: int) -> dict[str, dict[str, fl
             results["engine"].append(measure(load, VIP, seconds))
         memory = max(resident_mib(child.pid) for child in nodes)
     medians = {
-        path: {key: statistics.median(one[key] for one in found) for key in found[0]}
-        for path, found in results.items()
+        path: {key: statistics.median(one[key] for one in found) for key in found[0]} for path, found in results.items()
     }
     medians["engine"]["resident_mib_with_python"] = memory
     return medians

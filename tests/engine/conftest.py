@@ -136,7 +136,7 @@ def client_tables(pod_ip: str, vip: str, port: int, *targets: tuple[str, int], h
 
 
 def make_client(
-    credentials: Credentials | None, *targets: tuple[str, int], hbone: bool = True, **settings: int
+    credentials: Credentials | None, *targets: tuple[str, int], hbone: bool = True, **settings: Any
 ) -> ClientNode:
     engine = Engine(**settings)
     capture = listen(new_ip())
@@ -168,12 +168,10 @@ class Pair:
 
 
 @pytest.fixture
-def make_pair(
-    server_credentials: Credentials, client_credentials: Credentials
-) -> Iterator[Callable[..., Pair]]:
+def make_pair(server_credentials: Credentials, client_credentials: Credentials) -> Iterator[Callable[..., Pair]]:
     made: list[Pair] = []
 
-    def make(client: dict[str, int] | None = None, server: dict[str, int] | None = None) -> Pair:
+    def make(client: dict[str, Any] | None = None, server: dict[str, int] | None = None) -> Pair:
         node = make_server(server_credentials, **(server or {}))
         pair = Pair(make_client(client_credentials, (node.ip, node.port), **(client or {})), node)
         made.append(pair)

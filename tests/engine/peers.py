@@ -81,7 +81,7 @@ class Peer:
         self.flush()
         return True
 
-    def wait(self, *kinds: type, stream: int | None = None) -> Any:
+    def wait(self, *kinds: Any, stream: int | None = None) -> Any:
         """The next event of one of these kinds, on this stream if one is named; earlier others stay."""
         while True:
             for event in self.pending:

@@ -4,6 +4,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import h2.errors
 import h2.events
@@ -20,7 +21,7 @@ from tests.engine.peers import Peer, tls_context
 class FarEnd:
     """python-hyper's h2 on a 15008 of its own, and a client engine that dials it."""
 
-    def __init__(self, client: Credentials, server: Credentials, **settings: int) -> None:
+    def __init__(self, client: Credentials, server: Credentials, **settings: Any) -> None:
         self.ip = new_ip()
         self.listener = listen(self.ip, HBONE)
         self.context = tls_context(True, server)
@@ -52,9 +53,7 @@ class FarEnd:
 
 
 @pytest.fixture
-def make_far(
-    client_credentials: Credentials, server_credentials: Credentials
-) -> Iterator[Callable[..., FarEnd]]:
+def make_far(client_credentials: Credentials, server_credentials: Credentials) -> Iterator[Callable[..., FarEnd]]:
     made: list[FarEnd] = []
 
     def make(server: Credentials | None = None, **settings: int) -> FarEnd:
@@ -120,9 +119,7 @@ def test_connections_share_a_tunnel_one_after_the_other(far: FarEnd) -> None:
         (204, Reason.PEER_REJECTED),
     ],
 )
-def test_another_status_cancels_the_stream_and_resets_the_application(
-    far: FarEnd, status: int, reason: Reason
-) -> None:
+def test_another_status_cancels_the_stream_and_resets_the_application(far: FarEnd, status: int, reason: Reason) -> None:
     near, peer, request = far.request()
     peer.h2.send_headers(request.stream_id, [(":status", str(status))])
     peer.flush()

@@ -27,11 +27,15 @@ CONNECT = b"\x02\x07CONNECT" + b"\x01\x0a127.0.0.1:"  # and an :authority withou
 def send_raw(server: ServerNode, credentials: Credentials, data: bytes) -> bytes:
     """Sends bytes over TLS, and reads what comes until the engine closes."""
     got = b""
-    with connect((server.ip, HBONE)) as plain, tls_context(False, credentials).wrap_socket(plain) as made:
-        with contextlib.suppress(OSError):
-            made.sendall(data)
-            while part := made.recv(1 << 16):
-                got += part
+    context = tls_context(False, credentials)
+    with (
+        connect((server.ip, HBONE)) as plain,
+        context.wrap_socket(plain) as made,
+        contextlib.suppress(OSError),
+    ):
+        made.sendall(data)
+        while part := made.recv(1 << 16):
+            got += part
     return got
 
 
@@ -63,9 +67,7 @@ SETTINGS = PREFACE + frame(4)
         ("empty continuation", SETTINGS + frame(1, 0, 1, CONNECT) + frame(9, 0, 1) * 60000),
     ],
 )
-def test_a_flood_ends_the_tunnel(
-    server: ServerNode, client_credentials: Credentials, name: str, data: bytes
-) -> None:
+def test_a_flood_ends_the_tunnel(server: ServerNode, client_credentials: Credentials, name: str, data: bytes) -> None:
     send_raw(server, client_credentials, data)
     # counted, not awaited as an event: those of the flood may have filled the ring
     until(lambda: server.engine.stats().refused[Reason.PROTOCOL_ERROR] == 1)
@@ -74,9 +76,7 @@ def test_a_flood_ends_the_tunnel(
     assert peer.status(peer.connect(server.authority)) == 200
 
 
-def test_empty_frames_on_an_open_stream_are_a_flood(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_empty_frames_on_an_open_stream_are_a_flood(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
@@ -100,9 +100,7 @@ def test_empty_frames_on_an_open_stream_are_a_flood(
         SETTINGS + frame(4, 0, 0, struct.pack(">HI", 4, 0xFFFFFFFF)),
     ],
 )
-def test_a_violation_of_http2_ends_the_tunnel(
-    server: ServerNode, client_credentials: Credentials, data: bytes
-) -> None:
+def test_a_violation_of_http2_ends_the_tunnel(server: ServerNode, client_credentials: Credentials, data: bytes) -> None:
     got = send_raw(server, client_credentials, data)
     closed = server.engine.wait_closed()
     assert closed.reason == Reason.PROTOCOL_ERROR
@@ -121,9 +119,7 @@ def test_a_few_thousand_pings_are_no_flood(server: ServerNode, client_credential
     assert peer.status(peer.connect(server.authority)) == 200
 
 
-def test_more_streams_than_offered_are_a_violation(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_more_streams_than_offered_are_a_violation(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     peer.wait(h2.events.RemoteSettingsChanged)
     streams = [peer.connect(server.authority) for _ in range(200)]
@@ -162,9 +158,7 @@ def test_headers_that_never_end_do_not_keep_a_tunnel(
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_a_request_in_pieces_is_a_request(
-    server: ServerNode, client_credentials: Credentials, size: int
-) -> None:
+def test_a_request_in_pieces_is_a_request(server: ServerNode, client_credentials: Credentials, size: int) -> None:
     peer = server.dial(client_credentials)
     peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream = peer.h2.get_next_available_stream_id()

@@ -54,9 +54,7 @@ def test_a_policy_refuses_with_401_and_is_named(server: ServerNode, client_crede
     assert (closed.reason, closed.policy, closed.status) == (Reason.POLICY_DENIED, 50, 401)
 
 
-def test_a_policy_applied_later_closes_what_it_denies(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_a_policy_applied_later_closes_what_it_denies(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
@@ -68,9 +66,7 @@ def test_a_policy_applied_later_closes_what_it_denies(
     assert (closed.reason, closed.policy) == (Reason.POLICY_CHANGED, 50)
 
 
-def test_publishing_the_same_again_disturbs_nobody(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_publishing_the_same_again_disturbs_nobody(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
@@ -148,7 +144,7 @@ def test_a_drained_pod_takes_nothing_new_keeps_its_connections_and_may_come_agai
 
 def raw_frames(peer: Peer, until_data: bytes, app: socket.socket) -> list[tuple[int, tuple[int, int]]]:
     """Frames up to the DATA that the application sends after the second GOAWAY."""
-    seen = []
+    seen: list[tuple[int, tuple[int, int]]] = []
     held = b""
     while True:
         held += peer.socket.recv(1 << 16)
@@ -165,9 +161,7 @@ def raw_frames(peer: Peer, until_data: bytes, app: socket.socket) -> list[tuple[
                 app.close()
 
 
-def test_a_drain_lets_streams_finish_and_says_goaway_twice(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_a_drain_lets_streams_finish_and_says_goaway_twice(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
@@ -256,9 +250,7 @@ def test_an_application_that_leaves_while_it_waits_is_forgotten(server_credentia
     close_client(node)
 
 
-def test_a_renewed_certificate_is_used_by_new_tunnels_and_old_streams_live(
-    pair: Pair, authority: Authority
-) -> None:
+def test_a_renewed_certificate_is_used_by_new_tunnels_and_old_streams_live(pair: Pair, authority: Authority) -> None:
     near, far = pair.open()
     assert not pair.client.engine.put_identity(CLIENT_ID, authority.issue(CLIENT_ID))
     second = pair.open()
@@ -308,9 +300,7 @@ def test_publishing_while_connections_come_and_go(
     def publish() -> None:
         while not stop.is_set():
             node.engine.publish(server_tables(node.ip))
-            client.engine.publish(
-                client_tables(client.pod_ip, client.vip, client.port, (node.ip, node.port))
-            )
+            client.engine.publish(client_tables(client.pod_ip, client.vip, client.port, (node.ip, node.port)))
 
     thread = threading.Thread(target=publish)
     thread.start()

@@ -11,7 +11,17 @@ import pytest
 
 from mesh.reasons import Reason
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, Pair, close_client, make_client
-from tests.engine.harness import DEADLINE_S, is_refused, is_reset, listen, new_ip, port_of, read_exactly, read_to_end, until
+from tests.engine.harness import (
+    DEADLINE_S,
+    is_refused,
+    is_reset,
+    listen,
+    new_ip,
+    port_of,
+    read_exactly,
+    read_to_end,
+    until,
+)
 
 Ends = tuple[socket.socket, socket.socket]
 
@@ -103,9 +113,7 @@ def exchange(near: socket.socket, far: socket.socket, blocks: int) -> None:
         "near reads": lambda: drink(near),
         "far reads": lambda: drink(far),
     }
-    threads = [
-        threading.Thread(target=lambda n=name, j=job: results.__setitem__(n, j())) for name, job in jobs.items()
-    ]
+    threads = [threading.Thread(target=lambda n=name, j=job: results.__setitem__(n, j())) for name, job in jobs.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -126,9 +134,7 @@ def test_many_streams_keep_their_bytes_apart(make_pair: Callable[..., Pair]) -> 
     for i, (near, _) in enumerate(ends):
         near.sendall(bytes([i]))
     by_first = {read_exactly(far, 1)[0]: far for _, far in ends}
-    threads = [
-        threading.Thread(target=exchange, args=(near, by_first[i], 24)) for i, (near, _) in enumerate(ends)
-    ]
+    threads = [threading.Thread(target=exchange, args=(near, by_first[i], 24)) for i, (near, _) in enumerate(ends)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,7 +145,7 @@ def test_many_streams_keep_their_bytes_apart(make_pair: Callable[..., Pair]) -> 
 
 def test_a_connection_that_is_idle_holds_no_buffer(pair: Pair) -> None:
     ends = [pair.open() for _ in range(20)]
-    for near, far in ends:
+    for near, _ in ends:
         near.sendall(b"y" * 5000)
     for _, far in ends:
         read_exactly(far, 5000)

@@ -29,9 +29,7 @@ def test_connect_reaches_the_application_and_both_half_closes_pass(
     assert closed.opened and closed.status == 200 and closed.direction == 2
 
 
-def test_first_frames_are_the_settings_of_the_table(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_first_frames_are_the_settings_of_the_table(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     event = peer.wait(h2.events.RemoteSettingsChanged)
     codes = h2.settings.SettingCodes
@@ -125,9 +123,7 @@ def test_a_malformed_request_is_reset_and_the_tunnel_lives(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "connect"])
-def test_another_method_is_400(
-    server: ServerNode, client_credentials: Credentials, method: str
-) -> None:
+def test_another_method_is_400(server: ServerNode, client_credentials: Credentials, method: str) -> None:
     peer = server.dial(client_credentials)
     stream = peer.request(
         [(":method", method), (":authority", server.authority), (":scheme", "https"), (":path", "/")], end=True
@@ -152,9 +148,7 @@ def test_headers_of_the_mesh_are_accepted_and_name_the_client(
     assert opened.hbone == peer.socket.getsockname()
 
 
-@pytest.mark.parametrize(
-    "forwarded", ['for="10.0.0.1:4321"', "for=1.2.3.4", 'for="x', "for=", ";;;", 'For="[::1]:80"']
-)
+@pytest.mark.parametrize("forwarded", ['for="10.0.0.1:4321"', "for=1.2.3.4", 'for="x', "for=", ";;;", 'For="[::1]:80"'])
 def test_a_forwarded_header_that_speaks_of_another_address_changes_nothing(
     server: ServerNode, client_credentials: Credentials, forwarded: str
 ) -> None:
@@ -169,9 +163,7 @@ def test_headers_beyond_the_limit_are_431(server: ServerNode, client_credentials
     assert peer.status(stream) == 431
 
 
-def test_an_unknown_workload_is_503_after_the_wait(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_an_unknown_workload_is_503_after_the_wait(server: ServerNode, client_credentials: Credentials) -> None:
     ip = new_ip()
     engine = server.engine
     assert not engine.add_pod(7, "nobody", "spiffe://cluster.local/ns/default/sa/server", hbone=listen(ip, 15008))
@@ -180,9 +172,7 @@ def test_an_unknown_workload_is_503_after_the_wait(
     assert engine.wait_closed().reason == Reason.UNKNOWN_SOURCE
 
 
-def test_data_sent_before_the_answer_is_delivered(
-    server: ServerNode, client_credentials: Credentials
-) -> None:
+def test_data_sent_before_the_answer_is_delivered(server: ServerNode, client_credentials: Credentials) -> None:
     peer = server.dial(client_credentials)
     stream = peer.connect(server.authority)
     peer.send(stream, b"early", end=True)

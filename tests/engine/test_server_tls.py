@@ -18,11 +18,14 @@ from tests.engine.peers import Peer, tls_context
 
 def alert(server: ServerNode, context: ssl.SSLContext) -> str:
     """The alert that ends the attempt, in OpenSSL's words."""
-    with connect((server.ip, HBONE)) as plain, pytest.raises(ssl.SSLError) as caught:
-        with context.wrap_socket(plain) as made:
-            # TLS 1.3: the client is done before the server has looked at its certificate
-            made.recv(1 << 16)
-            made.recv(1 << 16)
+    with (
+        pytest.raises(ssl.SSLError) as caught,
+        connect((server.ip, HBONE)) as plain,
+        context.wrap_socket(plain) as made,
+    ):
+        # TLS 1.3: the client is done before the server has looked at its certificate
+        made.recv(1 << 16)
+        made.recv(1 << 16)
     return str(caught.value).upper().replace(" ", "_")
 
 
@@ -46,9 +49,7 @@ def test_no_certificate(server: ServerNode) -> None:
         [],
     ],
 )
-def test_another_trust_domain_or_no_spiffe_id(
-    server: ServerNode, authority: Authority, uris: list[str]
-) -> None:
+def test_another_trust_domain_or_no_spiffe_id(server: ServerNode, authority: Authority, uris: list[str]) -> None:
     assert "CERTIFICATE_UNKNOWN" in alert(server, tls_context(False, authority.issue(*uris)))
     assert server.engine.wait_closed().reason == Reason.TLS_UNTRUSTED
 
