@@ -75,10 +75,14 @@ def credential(authority: Authority, *uris: str, trusts: Authority | None = None
 
 def listen(ip: str, port: int = 0, backlog: int = 4096) -> socket.socket:
     made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind((ip, port))
-    made.listen(backlog)
-    made.settimeout(DEADLINE_S)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((ip, port))
+        made.listen(backlog)
+        made.settimeout(DEADLINE_S)
+    except OSError:
+        made.close()
+        raise
     return made
 
 

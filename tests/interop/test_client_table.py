@@ -177,9 +177,11 @@ def test_a_server_that_speaks_no_h2_is_refused(client: OurClient) -> None:
         app = client.app()
         plain, _ = client.listener.accept()
         plain.settimeout(5)
-        with plain, pytest.raises(OSError), tls_context(True, client.shown, alpn=alpn).wrap_socket(  # noqa: PT011
-            plain, server_side=True
-        ) as peer:
+        with (
+            plain,
+            pytest.raises(OSError),
+            tls_context(True, client.shown, alpn=alpn).wrap_socket(plain, server_side=True) as peer,
+        ):
             while peer.recv(65536):
                 pass
             raise ConnectionResetError("closed without a request")

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections.abc import Callable
 
 import h2.events
 import pytest
@@ -44,6 +45,7 @@ def goaway_and_close(peer: Hyper) -> None:
     close_tls(peer)
 
 
+Lose = Callable[[Hyper], None]
 LOSSES = pytest.mark.parametrize("lose", [reset_tcp, close_tcp, close_tls, goaway_and_close])
 
 
@@ -51,7 +53,7 @@ LOSSES = pytest.mark.parametrize("lose", [reset_tcp, close_tcp, close_tls, goawa
 
 
 @LOSSES
-def test_exception_a_tunnel_lost_without_end_stream_is_a_reset_for_our_application(client: OurClient, lose) -> None:
+def test_exception_a_tunnel_lost_without_end_stream_is_a_reset(client: OurClient, lose: Lose) -> None:
     app, peer, stream = client.opened()
     peer.send(stream, b"part of a transfer")
     assert read_exactly(app, 18) == b"part of a transfer"
@@ -61,7 +63,7 @@ def test_exception_a_tunnel_lost_without_end_stream_is_a_reset_for_our_applicati
 
 
 @LOSSES
-def test_a_tunnel_lost_after_end_stream_is_a_clean_end(client: OurClient, lose) -> None:
+def test_a_tunnel_lost_after_end_stream_is_a_clean_end(client: OurClient, lose: Lose) -> None:
     app, peer, stream = client.opened()
     app.sendall(b"q")
     app.shutdown(socket.SHUT_WR)
@@ -164,9 +166,7 @@ def test_a_refused_stream_is_tried_once_more(client: OurClient) -> None:
     assert read_exactly(app, 1) == b"x"
 
 
-def test_a_peer_that_goes_silent_is_found_by_ping(
-    client_credential: Credential, server_credential: Credential
-) -> None:
+def test_a_peer_that_goes_silent_is_found_by_ping(client_credential: Credential, server_credential: Credential) -> None:
     with our_client(client_credential, server_credential, ping_interval_ms=100, ping_timeout_ms=300) as client:
         app, _, _ = client.opened()
         assert is_reset(app)  # the peer reads nothing from here on
@@ -174,7 +174,7 @@ def test_a_peer_that_goes_silent_is_found_by_ping(
 
 
 @LOSSES
-def test_a_tunnel_lost_under_several_requests_is_dialled_once_more_and_all_go_there(client: OurClient, lose) -> None:
+def test_a_tunnel_lost_under_several_requests_is_dialled_once_more(client: OurClient, lose: Lose) -> None:
     apps = [client.app()]
     old = client.accept()
     old.accept_request()
@@ -206,7 +206,7 @@ def test_connections_that_come_before_the_first_tunnel_is_up_share_it(client: Ou
 
 
 @LOSSES
-def test_a_tunnel_lost_without_end_stream_is_a_reset_for_the_application_behind_us(server: OurServer, lose) -> None:
+def test_a_tunnel_of_a_client_lost_without_end_stream_is_a_reset(server: OurServer, lose: Lose) -> None:
     peer = server.peer()
     stream = peer.connect(server.authority)
     with accept(server.app) as app:
@@ -283,7 +283,7 @@ def test_a_drain_that_takes_too_long_ends_in_a_reset_never_in_a_clean_end(server
 def test_a_drained_node_takes_no_new_tunnel(server: OurServer) -> None:
     server.node.engine.drain(5.0)
     server.node.event(EventKind.DRAINED)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         server.peer()
 
 

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,10 @@ from tests.interop.applications import (
     send_chunks,
 )
 from tests.interop.conftest import OurServer, our_server
-from tests.interop.node import HBONE, Credential, listen, new_ip, port_of, until
+from tests.interop.node import HBONE, Credential, Node, listen, new_ip, port_of, until
 from tests.support import envoy
-from ztunnel.events import EventKind, Path as Carried
+from ztunnel.events import EventKind
+from ztunnel.events import Path as Carried
 
 CHUNKS = 512  # of 256 KiB: 128 MiB
 
@@ -35,7 +36,7 @@ class EnvoyBefore:
         self._address = ip, port
 
     @property
-    def node(self):
+    def node(self) -> Node:
         return self.server.node
 
     def dial(self) -> socket.socket:
@@ -47,30 +48,25 @@ class EnvoyBefore:
 
 @pytest.fixture
 def before(server_credential: Credential, client_credential: Credential, tmp_path: Path) -> Iterator[EnvoyBefore]:
-    with ExitStack() as stack:
-        server = stack.enter_context(our_server(server_credential, client_credential))
-        yield stack.enter_context(_envoy(server, port_of(server.app), tmp_path))
+    with (
+        our_server(server_credential, client_credential) as server,
+        envoy_before(server, port_of(server.app), tmp_path) as made,
+    ):
+        yield made
 
 
-class _envoy:
-    """Envoy with the server's own credential, asking for a port of the pod."""
-
-    def __init__(self, server: OurServer, port: int, folder: Path) -> None:
-        ip = new_ip()
-        with listen(ip) as free:
-            at = port_of(free)
-        shown = envoy.Credential(server.shown.chain, server.shown.key, server.shown.roots)
-        config = envoy.client_config(
-            envoy.Address(ip, at), envoy.Address(server.ip, HBONE), envoy.Address(server.ip, port), shown
-        )
-        self._server, self._address = server, (ip, at)
-        self._running = envoy.running(config, folder, "client")
-
-    def __enter__(self) -> EnvoyBefore:
-        return EnvoyBefore(self._server, self._running.__enter__(), *self._address)
-
-    def __exit__(self, *fault) -> None:
-        self._running.__exit__(*fault)
+@contextmanager
+def envoy_before(server: OurServer, port: int, folder: Path) -> Iterator[EnvoyBefore]:
+    """Envoy with the peers' credential, asking for a port of the pod."""
+    ip = new_ip()
+    with listen(ip) as free:
+        at = port_of(free)
+    shown = envoy.Credential(server.shown.chain, server.shown.key, server.shown.roots)
+    config = envoy.client_config(
+        envoy.Address(ip, at), envoy.Address(server.ip, HBONE), envoy.Address(server.ip, port), shown
+    )
+    with envoy.running(config, folder, "client") as running:
+        yield EnvoyBefore(server, running, ip, at)
 
 
 def test_echo_and_half_close_both_ways(before: EnvoyBefore) -> None:
@@ -113,7 +109,7 @@ def test_policy_refuses_with_401(before: EnvoyBefore) -> None:
 def test_nothing_listening_is_503(server: OurServer, tmp_path: Path) -> None:
     with listen(server.ip) as free:
         closed = port_of(free)
-    with _envoy(server, closed, tmp_path) as before:
+    with envoy_before(server, closed, tmp_path) as before:
         client = before.dial()
         client.sendall(b"anybody there?")
         with pytest.raises((ConnectionResetError, EOFError)):

@@ -1,4 +1,4 @@
-"""Envoy and openssl against a whole mesh: enrolled pods, captured connections, certificates of the mesh's own authority.
+"""Envoy and openssl against a whole mesh: enrolled pods, captured connections, certificates of the mesh's own CA.
 
 node-a: shop/client (enrolled), foreign/caller (not enrolled: Envoy as HBONE client, and independent TLS clients)
 node-b: shop/server (enrolled), foreign/envoy (not enrolled; marked as speaking HBONE: Envoy as HBONE server)
@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ from tests.interop.applications import (
     send_chunks,
 )
 from tests.interop.hyper import Hyper, tls_context
-from tests.interop.node import HBONE, Credential, until
+from tests.interop.node import HBONE, Credential, listen, until
 from tests.support import envoy
 
 pytestmark = [
@@ -118,15 +119,7 @@ class Lab:
         return self.within(source, lambda: socket.create_connection((ip, port), 10))
 
     def listen(self, name: str, port: int = APP) -> socket.socket:
-        def make() -> socket.socket:
-            made = socket.socket()
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(("0.0.0.0", port))
-            made.listen(64)
-            made.settimeout(10)
-            return made
-
-        return self.within(name, make)
+        return self.within(name, lambda: listen("0.0.0.0", port))
 
     def credential(self, account: str) -> Credential:
         """A certificate of the mesh's own authority."""
@@ -214,7 +207,7 @@ def listening(lab: Lab, name: str, port: int) -> None:
 
 def test_15008_of_an_enrolled_pod_shows_its_spiffe_id_over_tls_1_3_and_h2(lab: Lab) -> None:
     context = tls_context(False, lab.credential("caller"))
-    context.verify_mode = 2  # ssl.CERT_REQUIRED, against the mesh's root
+    context.verify_mode = ssl.CERT_REQUIRED
     with lab.dial("caller", lab.ip("server"), HBONE) as plain, context.wrap_socket(plain) as secure:
         assert (secure.version(), secure.selected_alpn_protocol()) == ("TLSv1.3", "h2")
         leaf = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
@@ -228,9 +221,7 @@ def test_openssl_s_client_sees_it_too(lab: Lab, tmp_path: Path) -> None:
         (tmp_path / name).write_text(getattr(given, name))
     command = ["nsenter", f"--net={lab.netns('caller')}", "openssl", "s_client", "-alpn", "h2", "-noservername"]
     command += ["-connect", f"{lab.ip('server')}:{HBONE}", "-cert", "chain", "-key", "key", "-CAfile", "roots"]
-    done = subprocess.run(
-        command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
-    )
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
     out = done.stdout.decode(errors="replace")
     assert "Verify return code: 0 (ok)" in out and "ALPN protocol: h2" in out and "TLSv1.3" in out, out
 
@@ -359,9 +350,7 @@ def test_captured_connection_reaches_envoy_as_hbone(lab: Lab, envoy_server: envo
     assert f"dst.hbone_addr={lab.ip('envoy')}:15008" in line
 
 
-def test_captured_128_mib_with_checksum_through_envoy(
-    lab: Lab, envoy_server: envoy.Envoy, closing: ExitStack
-) -> None:
+def test_captured_128_mib_with_checksum_through_envoy(lab: Lab, envoy_server: envoy.Envoy, closing: ExitStack) -> None:
     listener = closing.enter_context(lab.listen("envoy"))
     client = closing.enter_context(lab.dial("client", lab.ip("envoy"), APP))
     assert_bulk(client, lambda: closing.enter_context(accept(listener)))
@@ -418,16 +407,16 @@ def test_garbage_from_the_network_is_closed_and_logged(lab: Lab, port: int, garb
 
 
 def test_a_connection_to_15001_that_nobody_captured_is_refused_and_logged(lab: Lab) -> None:
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         say_hello(lab, 15001)
     lab.logged("node-b", "reason=no_note")
 
 
 @pytest.mark.parametrize("port", [15001, 15006, 15008])
 def test_the_pod_itself_gets_nothing_from_the_meshs_ports_and_cannot_take_them(lab: Lab, port: int) -> None:
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         say_hello(lab, port)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         lab.listen("server", port)
 
 

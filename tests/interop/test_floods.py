@@ -45,7 +45,7 @@ def requests(authority: str, extra: Callable[[int], bytes]) -> Iterator[bytes]:
         yield HeadersFrame(number, data=block, flags=["END_HEADERS"]).serialize() + extra(number)
 
 
-def continuation(_: OurServer) -> Iterator[bytes]:
+def continuation(_server: OurServer) -> Iterator[bytes]:
     block = Encoder().encode([(":method", "CONNECT"), (":authority", "1.2.3.4:80")])
     yield HeadersFrame(1, data=block).serialize()
     junk = b"".join(Encoder().encode([(f"x{number}", "v" * 1000)]) for number in range(16))
@@ -53,7 +53,7 @@ def continuation(_: OurServer) -> Iterator[bytes]:
         yield ContinuationFrame(1, data=junk).serialize()
 
 
-def empty_continuation(_: OurServer) -> Iterator[bytes]:
+def empty_continuation(_server: OurServer) -> Iterator[bytes]:
     yield HeadersFrame(1, data=b"").serialize()
     for _ in range(FRAMES):
         yield ContinuationFrame(1, data=b"").serialize()
@@ -215,7 +215,13 @@ def test_a_server_that_pushes_is_a_violation(client: OurClient) -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(4096), os.urandom(4096), b"\x16\x03\x01\xff\xff", b"PRI * HTTP/2.0\r\n"],
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        bytes(4096),
+        os.urandom(4096),
+        b"\x16\x03\x01\xff\xff",
+        b"PRI * HTTP/2.0\r\n",
+    ],
     ids=("http/1.1", "zeros", "random", "half a hello", "plain h2"),
 )
 def test_garbage_on_15008_is_closed_and_counted(server: OurServer, garbage: bytes) -> None:
@@ -239,9 +245,8 @@ def test_garbage_inside_tls_is_closed_and_logged(server: OurServer) -> None:
 
 
 def test_half_a_handshake_and_then_nothing_is_cut_by_a_deadline(server: OurServer) -> None:
-    with socket.create_connection((server.ip, HBONE), 5) as plain:
-        with contextlib.suppress(ConnectionResetError):
-            assert plain.recv(1) == b""
+    with socket.create_connection((server.ip, HBONE), 5) as plain, contextlib.suppress(ConnectionResetError):
+        assert plain.recv(1) == b""
     assert server.node.closed()[0] is Reason.HANDSHAKE_TIMEOUT
 
 

@@ -12,7 +12,6 @@ from mesh.reasons import Reason
 from tests.interop.applications import accept, is_reset, read_exactly
 from tests.interop.conftest import OurClient, OurServer
 from tests.interop.hyper import Hyper
-from tests.interop.node import until
 
 MIB = 1 << 20
 FLOW_CONTROL_ERROR = 3
@@ -30,6 +29,13 @@ def in_background(do: Callable[[], object]) -> threading.Thread:
 def pattern(size: int) -> bytes:
     """Bytes of which no 64 KiB repeat the ones before."""
     return b"".join(number.to_bytes(4, "big") for number in range(size // 4 + 1))[:size]
+
+
+def read_until_total(peer: Hyper, size: int) -> None:
+    """Read until so many bytes of all streams have come."""
+    while sum(peer.frame_sizes) < size:
+        assert peer.pump()
+    assert sum(peer.frame_sizes) == size
 
 
 # --- frame sizes ----------------------------------------------------------------------------------------------------
@@ -111,14 +117,14 @@ def test_ping_is_answered_while_every_stream_is_blocked_by_the_peers_window(clie
     other, _ = client.next_stream(peer)
     writers.append(in_background(lambda: other.sendall(bytes(200_000))))
     peer.read(stream, 1)
-    until(lambda: peer.pump() and sum(peer.frame_sizes) == 65535, "the connection's window is used up")
+    read_until_total(peer, 65535)
     for _ in range(3):
         peer.ping()
     assert sum(peer.frame_sizes) == 65535
     peer.grant(1 << 20)
     for number in (1, 3):
         peer.grant(1 << 20, number)
-    until(lambda: peer.pump() and sum(peer.frame_sizes) == 400_000, "all of it came after the credit")
+    read_until_total(peer, 400_000)
     for writer in writers:
         writer.join()
 
@@ -195,14 +201,14 @@ def test_a_window_that_shrinks_below_what_is_in_flight(client: OurClient) -> Non
     peer.wait(h2.events.SettingsAcknowledged)
     peer.gives_credit = False
     writer = in_background(lambda: app.sendall(bytes(100_000)))
-    until(lambda: peer.pump() and sum(peer.frame_sizes) == 65535, "the window is used up")
+    read_until_total(peer, 65535)
     change(peer, {SettingCodes.INITIAL_WINDOW_SIZE: 10_000})  # the stream's window is now -55,535
     peer.grant(1 << 20)
     peer.grant(55_535, stream)  # back to 0
     peer.ping()
     assert sum(peer.frame_sizes) == 65535
     peer.grant(100_000, stream)
-    until(lambda: peer.pump() and sum(peer.frame_sizes) == 100_000, "the rest")
+    read_until_total(peer, 100_000)
     writer.join()
 
 

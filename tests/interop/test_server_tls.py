@@ -15,13 +15,17 @@ from tests.interop.hyper import Hyper, tls_context
 from tests.interop.node import DEADLINE_S, HBONE, Credential, credential, spiffe
 from tests.support.pki import Authority
 
+
 def alert_for(server: OurServer, context: ssl.SSLContext) -> str:
     """The alert (RFC 8446 section 6) that ends a connection: at the handshake or, in TLS 1.3, at the first read."""
-    with socket.create_connection((server.ip, HBONE), DEADLINE_S) as plain, pytest.raises(ssl.SSLError) as caught:
-        with context.wrap_socket(plain) as wrapped:
-            while wrapped.recv(65536):
-                pass
-            pytest.fail("the connection ended without an alert")
+    with (
+        socket.create_connection((server.ip, HBONE), DEADLINE_S) as plain,
+        pytest.raises(ssl.SSLError) as caught,
+        context.wrap_socket(plain) as wrapped,
+    ):
+        while wrapped.recv(65536):
+            pass
+        pytest.fail("the connection ended without an alert")
     said = str(caught.value).lower()
     assert " alert " in said, said
     return said.partition(" alert ")[2].partition(" (")[0].replace(" ", "_")
@@ -85,8 +89,9 @@ def test_tls_1_3_h2_and_the_pods_own_identity(server: OurServer) -> None:
     peer = server.peer()
     assert peer.socket.version() == "TLSv1.3"
     assert peer.socket.selected_alpn_protocol() == "h2"
-    assert peer.socket.cipher()[0] in ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256")
-    shown = x509.load_der_x509_certificate(peer.socket.getpeercert(binary_form=True))
+    cipher = peer.socket.cipher()
+    assert cipher and cipher[0] in ("TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256")
+    shown = x509.load_der_x509_certificate(peer.socket.getpeercert(binary_form=True) or b"")
     names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [spiffe("server")]
 

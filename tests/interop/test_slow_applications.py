@@ -4,18 +4,24 @@ import contextlib
 import os
 import resource
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from mesh.reasons import Reason
-from tests.interop.applications import accept, read_exactly
+from tests.interop.applications import accept
 from tests.interop.conftest import OurClient, OurServer, our_server
-from tests.interop.node import Credential, Node, credential, listen, new_ip, port_of, spiffe, until
+from tests.interop.node import Credential, Node, credential, new_ip, spiffe, until
 from tests.support.pki import Authority
+from ztunnel.events import EventKind
 
 MIB = 1 << 20
 IDLE = 5000
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def resident_mib() -> float:
@@ -84,60 +90,68 @@ def test_applications_that_never_write_stay_open_and_cost_no_buffer(server: OurS
         assert (near.read(stream, 1), far.read(far_stream, 1)) == (b"x", b"y")
 
 
-def test_5000_idle_connections_through_tunnels_between_two_of_our_nodes(
-    authority: Authority, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Both applications, both nodes and their tunnels in one process: 4 descriptors for each connection."""
+class Applications:
+    """The process of idle.py."""
+
+    def __init__(self, ip: str, vip: str, port: int) -> None:
+        command = [sys.executable, "-m", "tests.interop.idle", ip, vip, str(port)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+
+    def __enter__(self) -> Self:
+        self.port = int(self._answer())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=20)
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+    def order(self, words: str | int) -> None:
+        assert self._process.stdin
+        print(words, file=self._process.stdin, flush=True)
+        assert self._answer() == "ok"
+
+
+@contextlib.contextmanager
+def all_descriptors() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(IDLE, (hard - 1000) // 4)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    held: list[socket.socket] = []
-    here, there, vip = new_ip(), new_ip(), new_ip()
     try:
-        with Node() as near, Node() as far, listen(there) as app:
-            near.identity("client", credential(authority, spiffe("client")))
-            far.identity("server", credential(authority, spiffe("server")))
-            captured = near.pod("client", here)
-            far.pod("server", there)
-            for node, is_near in ((near, True), (far, False)):
-                node.workload("client", here, here=is_near)
-                node.workload("server", there, here=not is_near, serves="idle")
-            near.service("idle", vip, {captured: port_of(app)})
-            open_idle(held, app, vip, captured, 10)
-            before = resident_mib()
-            open_idle(held, app, vip, captured, count)
-            after = resident_mib()
-            stats = near.stats(), far.stats()
-            assert [found.connections_open for found in stats] == [count + 10] * 2
-            assert stats[0].tunnels_open == stats[1].tunnels_open >= (count + 10) // 100
-            until(lambda: near.stats().bytes_buffered == far.stats().bytes_buffered == 0, "idle ones hold no buffer")
-            per_connection = (after - before) * 1024 / count
-            with capsys.disabled():
-                print(f"\n{count} idle connections, both ends: {after - before:.1f} MiB, {per_connection:.1f} KiB each")
-            assert per_connection < 16
-            for index in (0, count // 2, count + 9):
-                near_end, far_end = held[2 * index], held[2 * index + 1]
-                near_end.sendall(b"still there?")
-                assert read_exactly(far_end, 12) == b"still there?"
-            for sock in held:
-                sock.close()
-            until(lambda: near.is_quiet() and far.is_quiet(), "all of them are over", 20)
+        yield
     finally:
-        for sock in held:
-            sock.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def open_idle(held: list[socket.socket], app: socket.socket, ip: str, port: int, count: int) -> None:
-    """Connections by tens at once; both their ends, one after the other."""
-    for _ in range(count // 10):
-        near = {sock.getsockname()[1]: sock for sock in (socket.create_connection((ip, port), 10) for _ in range(10))}
-        for sock in near.values():
-            sock.sendall(sock.getsockname()[1].to_bytes(2, "big"))
-        for _ in range(10):
-            behind = accept(app)
-            mine = near[int.from_bytes(read_exactly(behind, 2), "big")]
-            held += [mine, behind]
+def test_5000_idle_connections_through_tunnels_between_two_of_our_nodes(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both nodes are in this process: a descriptor each for every connection; the applications are in another."""
+    here, there, vip = new_ip(), new_ip(), new_ip()
+    with all_descriptors(), Node() as near, Node() as far:
+        near.identity("client", credential(authority, spiffe("client")))
+        far.identity("server", credential(authority, spiffe("server")))
+        captured = near.pod("client", here)
+        far.pod("server", there)
+        for node, is_near in ((near, True), (far, False)):
+            node.workload("client", here, here=is_near)
+            node.workload("server", there, here=not is_near, serves="idle")
+        with Applications(there, vip, captured) as applications:
+            near.service("idle", vip, {captured: applications.port})
+            applications.order(10)
+            before = resident_mib()
+            applications.order(IDLE - 10)
+            figure = resident_mib() - before
+            assert near.stats().connections_open == far.stats().connections_open == IDLE
+            assert near.stats().tunnels_open == far.stats().tunnels_open == IDLE // 100
+            until(lambda: near.stats().bytes_buffered == far.stats().bytes_buffered == 0, "idle: no buffers")
+            with capsys.disabled():
+                print(f"\n{IDLE} idle connections, both nodes: {figure:.1f} MiB, {figure * 1024 / IDLE:.1f} KiB each")
+            assert figure * 1024 / IDLE < 16
+            applications.order("check")
+        until(lambda: near.is_quiet() and far.is_quiet(), "all of them are over", 20)
 
 
 def test_descriptors_that_run_out_are_refused_with_the_reason_and_come_back(
@@ -156,7 +170,7 @@ def test_descriptors_that_run_out_are_refused_with_the_reason_and_come_back(
             assert peer.status(refused) == 503
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        server.node.event(2)
+        server.node.event(EventKind.CLOSED)
         again = peer.connect(server.authority)
         assert peer.status(again) == 200
 

@@ -8,8 +8,8 @@ import json
 import subprocess
 import time
 import urllib.request
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -130,9 +130,7 @@ def server_config(listen: Address, app: Address, credential: Credential, answers
             "filter_chains": [
                 {
                     "transport_socket": transport,
-                    "filters": [
-                        {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-                    ],
+                    "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
                 }
             ],
         },
