@@ -43,12 +43,23 @@ static struct cv_local_pod *pod;
 static void set_up(void)
 {
 	struct cv_settings settings = {.workers = 1, .notes_map = -1, .flows_map = -1};
-	struct cv_pod_sockets sockets = {.number = 1, .workload_uid = "w", .identity = "spiffe://td/ns/n/sa/a",
-					 .netns = -1, .outbound4 = -1, .outbound6 = -1, .inbound = -1, .hbone = -1};
+	struct cv_pod_sockets sockets = {.number = 1,
+					 .workload_uid = "w",
+					 .identity = "spiffe://td/ns/n/sa/a",
+					 .netns = -1,
+					 .outbound4 = -1,
+					 .outbound6 = -1,
+					 .inbound = -1,
+					 .hbone = -1};
 	uint8_t loopback[1][16] = {{[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}};
-	struct cv_workload workload = {.number = 1, .uid = "w", .identity = "spiffe://td/ns/n/sa/a",
-				       .namespace_ = "n", .baggage = "b", .network = "",
-				       .addresses = (const uint8_t (*)[16])loopback, .address_count = 1};
+	struct cv_workload workload = {.number = 1,
+				       .uid = "w",
+				       .identity = "spiffe://td/ns/n/sa/a",
+				       .namespace_ = "n",
+				       .baggage = "b",
+				       .network = "",
+				       .addresses = (const uint8_t(*)[16])loopback,
+				       .address_count = 1};
 	struct cv_tables *tables = cv_tables_create();
 
 	engine = cv_engine_create(&settings);
@@ -72,9 +83,7 @@ static struct cv_tunnel *open_tunnel(struct cv_seat *seat, enum cv_role role, in
 	tunnel->peer = cv_text_create("spiffe://td/ns/n/sa/b");
 	tunnel->local = (struct cv_endpoint){.ip = {[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}};
 	tunnel->state = CV_TUNNEL_OPEN;
-	cv_list_init(&tunnel->link);
-	cv_list_init(&tunnel->pooled);
-	cv_list_init(&tunnel->streams);
+	cv_tunnel_life_init(tunnel);
 	cv_tunnel_io_init(tunnel);
 	cv_list_append(&seat->tunnels, &tunnel->link);
 	if (role == CV_ROLE_SERVER)
@@ -118,9 +127,9 @@ static void end_turn(struct cv_worker *worker)
 		cv_list_remove(&job->link);
 		job->run(job);
 	}
-	cv_list_each_safe(entry, &worker->ready)
+	cv_list_each_safe (entry, &worker->ready)
 		cv_list_remove(entry);
-	cv_list_each_safe(entry, &worker->flush)
+	cv_list_each_safe (entry, &worker->flush)
 		cv_list_remove(entry);
 }
 
@@ -140,7 +149,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		set_up();
 	worker = &engine->workers[0];
 	seat = cv_seat_find(worker, pod);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, wire) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, app))
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, wire) ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, app))
 		abort();
 	tunnel = open_tunnel(seat, data[0] & 1 ? CV_ROLE_CLIENT : CV_ROLE_SERVER, wire[0]);
 	if (tunnel->role == CV_ROLE_CLIENT)
@@ -154,7 +164,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		(void)cv_h2_send(tunnel);
 	}
 	cv_h2_lose_streams(tunnel, CV_REASON_TUNNEL_LOST);
-	cv_list_each_safe(entry, &seat->conns)
+	cv_list_each_safe (entry, &seat->conns)
 		cv_conn_end(cv_container(entry, struct cv_conn, link), CV_REASON_TUNNEL_LOST);
 	cv_tunnel_vanish(tunnel);
 	end_turn(worker);

@@ -81,7 +81,8 @@ void cv_conn_report(struct cv_seat *seat, uint8_t direction, const struct cv_end
 
 void cv_conn_want_identity(struct cv_seat *seat, const char *identity)
 {
-	struct cv_event event = {.kind = CV_EVENT_IDENTITY, .pod = seat->pod->number, .time_us = clock_us(CLOCK_REALTIME)};
+	struct cv_event event = {
+		.kind = CV_EVENT_IDENTITY, .pod = seat->pod->number, .time_us = clock_us(CLOCK_REALTIME)};
 
 	copy_text(event.identity, sizeof(event.identity), identity);
 	cv_events_add(&seat->worker->engine->events, &event);
@@ -230,7 +231,8 @@ struct cv_conn *cv_conn_create(struct cv_seat *seat, uint8_t direction, const st
 	if (!conn) {
 		atomic_fetch_sub(&seat->pod->connections[direction], 1);
 		*refusal = is_full ? CV_REASON_LIMIT_CONNECTIONS : CV_REASON_LIMIT_DESCRIPTORS;
-		cv_conn_report(seat, direction, client, *refusal, is_full ? "the pod has too many connections" : "out of memory");
+		cv_conn_report(seat, direction, client, *refusal,
+			       is_full ? "the pod has too many connections" : "out of memory");
 		return NULL;
 	}
 	conn->worker = worker;

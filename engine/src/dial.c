@@ -28,7 +28,8 @@ int cv_dial(struct cv_seat *seat, const struct cv_endpoint *to, const struct cv_
 	return fd;
 }
 
-int cv_dial_stream(struct cv_seat *seat, const struct cv_endpoint *to, const struct cv_stamp *stamp, struct cv_tcp **ret)
+int cv_dial_stream(struct cv_seat *seat, const struct cv_endpoint *to, const struct cv_stamp *stamp,
+		   struct cv_tcp **ret)
 {
 	int fd = cv_dial(seat, to, stamp);
 

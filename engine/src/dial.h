@@ -18,7 +18,8 @@ struct cv_stamp {
 
 /* A socket that is connecting, or -errno. */
 int cv_dial(struct cv_seat *seat, const struct cv_endpoint *to, const struct cv_stamp *stamp);
-int cv_dial_stream(struct cv_seat *seat, const struct cv_endpoint *to, const struct cv_stamp *stamp, struct cv_tcp **ret);
+int cv_dial_stream(struct cv_seat *seat, const struct cv_endpoint *to, const struct cv_stamp *stamp,
+		   struct cv_tcp **ret);
 enum cv_reason cv_dial_reason(int error); /* of a connect, -errno */
 
 #endif

@@ -83,7 +83,7 @@ int cv_engine_start(struct cv_engine *engine)
 static int leave_all(struct cv_worker *worker, void *unused)
 {
 	(void)unused;
-	cv_list_each_safe(entry, &worker->seats)
+	cv_list_each_safe (entry, &worker->seats)
 		cv_seat_leave(cv_container(entry, struct cv_seat, link), CV_REASON_DRAINED);
 	cv_timer_cancel(&worker->timers, &worker->drain_timer);
 	return 0;
@@ -100,7 +100,7 @@ void cv_engine_destroy(struct cv_engine *engine)
 		if (engine->workers[i].tables)
 			cv_tables_release((struct cv_tables *)engine->workers[i].tables);
 	}
-	cv_list_each_safe(entry, &engine->pods) {
+	cv_list_each_safe (entry, &engine->pods) {
 		cv_list_remove(entry);
 		cv_pod_release(cv_container(entry, struct cv_local_pod, link));
 	}
@@ -114,10 +114,10 @@ void cv_engine_destroy(struct cv_engine *engine)
 
 static void judge_all(struct cv_worker *worker)
 {
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
-		cv_list_each_safe(conn, &seat->conns)
+		cv_list_each_safe (conn, &seat->conns)
 			cv_inbound_judge_again(cv_container(conn, struct cv_conn, link));
 	}
 }
@@ -158,18 +158,18 @@ int cv_engine_publish(struct cv_engine *engine, struct cv_tables *tables)
 static int retry_identities(struct cv_worker *worker, void *unused)
 {
 	(void)unused;
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
-		cv_list_each_safe(tunnel, &seat->tunnels)
+		cv_list_each_safe (tunnel, &seat->tunnels)
 			cv_tunnel_retry_identity(cv_container(tunnel, struct cv_tunnel, link));
 	}
 	cv_conn_retry_waiting(worker);
 	return 0;
 }
 
-int cv_engine_put_identity(struct cv_engine *engine, const char *identity, const char *chain_pem,
-			   const char *key_pem, const char *roots_pem)
+int cv_engine_put_identity(struct cv_engine *engine, const char *identity, const char *chain_pem, const char *key_pem,
+			   const char *roots_pem)
 {
 	int error = cv_identities_put(&engine->identities, identity, chain_pem, key_pem, roots_pem);
 
@@ -194,7 +194,7 @@ static int take_seat(struct cv_worker *worker, void *pod)
 static void drain_seat(struct cv_seat *seat)
 {
 	cv_seat_stop(seat);
-	cv_list_each_safe(tunnel, &seat->tunnels)
+	cv_list_each_safe (tunnel, &seat->tunnels)
 		cv_tunnel_drain(cv_container(tunnel, struct cv_tunnel, link));
 }
 
@@ -231,7 +231,7 @@ static int leave(struct cv_worker *worker, void *argument)
 
 static struct cv_local_pod *find_pod(struct cv_engine *engine, uint32_t number)
 {
-	cv_list_each(entry, &engine->pods) {
+	cv_list_each (entry, &engine->pods) {
 		struct cv_local_pod *pod = cv_container(entry, struct cv_local_pod, link);
 
 		if (pod->number == number)
@@ -300,12 +300,12 @@ static void cut_all(struct cv_timer *timer)
 {
 	struct cv_worker *worker = cv_container(timer, struct cv_worker, drain_timer);
 
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
-		cv_list_each_safe(conn, &seat->conns)
+		cv_list_each_safe (conn, &seat->conns)
 			cv_conn_end(cv_container(conn, struct cv_conn, link), CV_REASON_DRAINED);
-		cv_list_each_safe(tunnel, &seat->tunnels)
+		cv_list_each_safe (tunnel, &seat->tunnels)
 			cv_tunnel_cut(cv_container(tunnel, struct cv_tunnel, link), CV_REASON_DRAINED);
 	}
 }
@@ -315,7 +315,7 @@ static int start_drain(struct cv_worker *worker, void *argument)
 	const uint32_t *deadline_ms = argument;
 
 	worker->draining = true;
-	cv_list_each(entry, &worker->seats)
+	cv_list_each (entry, &worker->seats)
 		drain_seat(cv_container(entry, struct cv_seat, link));
 	worker->drain_timer.fire = cut_all;
 	cv_timer_arm(&worker->timers, &worker->drain_timer, worker->now_ms + *deadline_ms);
@@ -335,7 +335,7 @@ void cv_engine_check_drained(struct cv_worker *worker)
 {
 	if (worker->drained)
 		return;
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
 		if (!cv_list_empty(&seat->conns) || !cv_list_empty(&seat->tunnels))

@@ -19,7 +19,7 @@ struct cv_engine {
 	bool draining;
 	struct cv_events events;
 	struct cv_identities identities;
-	struct cv_list pods;        /* struct cv_local_pod, Python's thread only */
+	struct cv_list pods; /* struct cv_local_pod, Python's thread only */
 	atomic_uint workers_draining;
 };
 

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 enum {
-	RING = 4096,          /* events; about a second of a busy node */
+	RING = 4096, /* events; about a second of a busy node */
 	RESERVE = RING / 4,
 };
 

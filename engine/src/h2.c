@@ -17,12 +17,12 @@
 #include "tunnel.h"
 
 enum {
-	OUT_LIMIT = 256 * 1024,       /* ciphertext that waits for the socket */
+	OUT_LIMIT = 256 * 1024, /* ciphertext that waits for the socket */
 	SERVER_STREAMS = 200,
-	CLIENT_HEAD = 16 * 1024,      /* header lists that we accept */
+	CLIENT_HEAD = 16 * 1024, /* header lists that we accept */
 	SERVER_HEAD = 64 * 1024,
-	GUARD_TOKENS = 4096,          /* frames that carry nothing, in a burst */
-	GUARD_PER_S = 512,            /* and in the long run */
+	GUARD_TOKENS = 4096,	       /* frames that carry nothing, in a burst */
+	GUARD_PER_S = 512,	       /* and in the long run */
 	GUARD_HEAD_BYTES = 256 * 1024, /* CONTINUATION without end */
 };
 
@@ -60,7 +60,7 @@ static ssize_t on_read_length(nghttp2_session *session, uint8_t type, int32_t id
 }
 
 ssize_t cv_h2_read(nghttp2_session *session, int32_t id, uint8_t *bytes, size_t length, uint32_t *flags,
-		       nghttp2_data_source *source, void *user)
+		   nghttp2_data_source *source, void *user)
 {
 	struct cv_h2_stream *stream = source->ptr;
 

@@ -52,16 +52,16 @@ struct cv_h2_stream {
 	struct cv_head *head;
 	void (*answered)(struct cv_h2_stream *stream, uint16_t status); /* client, once */
 	struct cv_queue out;
-	struct cv_queue early;   /* arrived before the relay was joined */
-	size_t unread;           /* delivered, and not taken by the other end */
+	struct cv_queue early; /* arrived before the relay was joined */
+	size_t unread;	       /* delivered, and not taken by the other end */
 	int32_t id;
-	bool answer_seen;        /* headers of ours (server) or theirs (client) are through */
+	bool answer_seen; /* headers of ours (server) or theirs (client) are through */
 	bool remote_ended;
-	bool refused;            /* answered with a status other than 200 */
+	bool refused; /* answered with a status other than 200 */
 	bool finishing;
-	bool deferred;           /* nghttp2 waits for us to resume */
-	bool closed;             /* nghttp2 knows it no more */
-	bool released;           /* its owner has let go */
+	bool deferred; /* nghttp2 waits for us to resume */
+	bool closed;   /* nghttp2 knows it no more */
+	bool released; /* its owner has let go */
 };
 
 /* Bytes of one stream, decrypted and not yet handed on: one write for many frames. */

@@ -85,8 +85,7 @@ static void take_regular(struct cv_head *head, struct text name, struct text val
 	if (!nghttp2_check_header_name(name.bytes, name.length) || is_connection_specific(name, value))
 		head->malformed = true;
 	if (is(name, "forwarded") && !head->has_forwarded)
-		head->has_forwarded =
-			!cv_forwarded_parse((const char *)value.bytes, value.length, &head->forwarded);
+		head->has_forwarded = !cv_forwarded_parse((const char *)value.bytes, value.length, &head->forwarded);
 }
 
 void cv_head_field(struct cv_head *head, const uint8_t *name, size_t name_length, const uint8_t *value,
@@ -118,6 +117,6 @@ bool cv_head_is_valid_request(const struct cv_head *head)
 		return true; /* a 400 is the answer */
 	if (head->has_path_or_scheme || head->has_protocol)
 		return false;
-	return head->authority_too_long || cv_authority_parse(head->authority, head->authority_length, &unused) !=
-						   CV_AUTHORITY_MALFORMED;
+	return head->authority_too_long ||
+	       cv_authority_parse(head->authority, head->authority_length, &unused) != CV_AUTHORITY_MALFORMED;
 }

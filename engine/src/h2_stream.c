@@ -161,7 +161,8 @@ static void h2_write(struct cv_stream *base, const struct iovec *vector, int cou
 	for (int i = 0; i < count && !error; i++) {
 		bytes += vector[i].iov_len;
 		if (!stream->closed)
-			error = cv_queue_copy(&stream->out, &stream->worker->bufs, vector[i].iov_base, vector[i].iov_len);
+			error = cv_queue_copy(&stream->out, &stream->worker->bufs, vector[i].iov_base,
+					      vector[i].iov_len);
 	}
 	cv_figure_add(&stream->worker->figures.bytes_buffered, (int64_t)(stream->out.held - held));
 	if (error) {
@@ -350,7 +351,7 @@ void cv_h2_stream_closed(struct cv_h2_stream *stream, uint32_t error)
 void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason)
 {
 	tunnel->gather.stream = NULL;
-	cv_list_each_safe(entry, &tunnel->streams) {
+	cv_list_each_safe (entry, &tunnel->streams) {
 		struct cv_h2_stream *stream = cv_container(entry, struct cv_h2_stream, link);
 		bool is_complete = stream->closed && stream->remote_ended;
 

@@ -122,7 +122,7 @@ static void retire(struct cv_identity *identity)
 
 void cv_identities_deinit(struct cv_identities *identities)
 {
-	cv_list_each_safe(entry, &identities->list)
+	cv_list_each_safe (entry, &identities->list)
 		retire(cv_container(entry, struct cv_identity, link));
 	pthread_mutex_destroy(&identities->lock);
 }
@@ -130,7 +130,7 @@ void cv_identities_deinit(struct cv_identities *identities)
 /* Under the lock. */
 static struct cv_identity *find(struct cv_identities *identities, const char *name)
 {
-	cv_list_each(entry, &identities->list) {
+	cv_list_each (entry, &identities->list) {
 		struct cv_identity *identity = cv_container(entry, struct cv_identity, link);
 
 		if (!strcmp(identity->name, name))

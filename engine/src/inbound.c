@@ -153,10 +153,11 @@ static void decide(struct cv_conn *conn)
 	conn->source = source_of(conn);
 	if (conn->path == CV_PATH_HBONE) {
 		stream = cv_container(conn->downstream, struct cv_h2_stream, stream);
-		authority = cv_authority_parse(stream->head->authority, stream->head->authority_length,
-					       &conn->destination);
+		authority =
+			cv_authority_parse(stream->head->authority, stream->head->authority_length, &conn->destination);
 		if (authority == CV_AUTHORITY_MAPPED ||
-		    (authority == CV_AUTHORITY_IP && !cv_endpoint_same_ip(&conn->destination, &stream->tunnel->local))) {
+		    (authority == CV_AUTHORITY_IP &&
+		     !cv_endpoint_same_ip(&conn->destination, &stream->tunnel->local))) {
 			refuse(conn, 400, CV_REASON_ADDRESS_MISMATCH);
 			return;
 		}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Doubly linked lists inside the objects that they link. An unlinked entry points at itself, so unlinking twice is safe. */
+/* Doubly linked lists inside the objects that they link. An unlinked entry points at itself, so unlinking twice is
+ * safe. */
 #ifndef CULVERT_LIST_H
 #define CULVERT_LIST_H
 #include <stdbool.h>
@@ -53,8 +54,8 @@ static inline void cv_list_take(struct cv_list *to, struct cv_list *from)
 #define cv_list_each(entry, list) for (struct cv_list *entry = (list)->next; entry != (list); entry = entry->next)
 
 /* The current entry may be removed; others must stay. */
-#define cv_list_each_safe(entry, list)                                                                     \
-	for (struct cv_list *entry = (list)->next, *entry##_next = entry->next; entry != (list); \
+#define cv_list_each_safe(entry, list)                                                                                 \
+	for (struct cv_list *entry = (list)->next, *entry##_next = entry->next; entry != (list);                       \
 	     entry = entry##_next, entry##_next = entry->next)
 
 #endif

@@ -21,8 +21,8 @@
 #include "tunnel.h"
 
 enum {
-	ACCEPTS = 16,           /* per listener and turn */
-	ACCEPT_PAUSE_MS = 20,   /* while descriptors are out: long enough not to spin, short enough not to be felt */
+	ACCEPTS = 16,	      /* per listener and turn */
+	ACCEPT_PAUSE_MS = 20, /* while descriptors are out: long enough not to spin, short enough not to be felt */
 };
 
 static void close_pod_fds(struct cv_local_pod *pod)
@@ -209,7 +209,7 @@ int cv_seat_create(struct cv_worker *worker, struct cv_local_pod *pod)
 
 struct cv_seat *cv_seat_find(struct cv_worker *worker, const struct cv_local_pod *pod)
 {
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
 		if (seat->pod == pod)
@@ -230,9 +230,9 @@ void cv_seat_leave(struct cv_seat *seat, enum cv_reason reason)
 {
 	seat->gone = true;
 	cv_seat_stop(seat);
-	cv_list_each_safe(entry, &seat->conns)
+	cv_list_each_safe (entry, &seat->conns)
 		cv_conn_end(cv_container(entry, struct cv_conn, link), reason);
-	cv_list_each_safe(entry, &seat->tunnels)
+	cv_list_each_safe (entry, &seat->tunnels)
 		cv_tunnel_cut(cv_container(entry, struct cv_tunnel, link), reason);
 	cv_pool_clear(seat);
 	cv_list_remove(&seat->link);

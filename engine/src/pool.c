@@ -58,8 +58,8 @@ static bool is_for(const struct cv_pool *pool, const struct cv_endpoint *dial, c
 	return true;
 }
 
-static struct cv_pool *create(struct cv_seat *seat, const struct cv_endpoint *dial, const char **expected,
-			      size_t count, size_t size)
+static struct cv_pool *create(struct cv_seat *seat, const struct cv_endpoint *dial, const char **expected, size_t count,
+			      size_t size)
 {
 	struct cv_pool *pool = calloc(1, sizeof(*pool) + size);
 
@@ -86,7 +86,7 @@ static struct cv_pool *find_or_create(struct cv_conn *conn)
 	if (count > EXPECTED)
 		count = EXPECTED;
 	size = expected_size(expected, count);
-	cv_list_each(entry, &conn->seat->pools) {
+	cv_list_each (entry, &conn->seat->pools) {
 		struct cv_pool *pool = cv_container(entry, struct cv_pool, link);
 
 		if (is_for(pool, &conn->route.dial, expected, count, size))
@@ -110,7 +110,7 @@ bool cv_pool_expects(const struct cv_pool *pool, const char *identity)
 /* The first with room: others run empty and go idle, and frames of many streams share records. */
 static struct cv_tunnel *pick(struct cv_pool *pool)
 {
-	cv_list_each(entry, &pool->tunnels) {
+	cv_list_each (entry, &pool->tunnels) {
 		struct cv_tunnel *tunnel = cv_container(entry, struct cv_tunnel, pooled);
 
 		if (tunnel->identity && atomic_load(&tunnel->identity->replaced)) /* none yet while it connects */
@@ -216,7 +216,7 @@ void cv_pool_room(struct cv_tunnel *tunnel)
 
 static bool has_open_tunnel(const struct cv_pool *pool)
 {
-	cv_list_each(entry, &pool->tunnels)
+	cv_list_each (entry, &pool->tunnels)
 		if (!cv_container(entry, struct cv_tunnel, pooled)->retired)
 			return true;
 	return false;
@@ -258,6 +258,6 @@ void cv_pool_gone(struct cv_tunnel *tunnel, bool was_open, enum cv_reason reason
 
 void cv_pool_clear(struct cv_seat *seat)
 {
-	cv_list_each_safe(entry, &seat->pools)
+	cv_list_each_safe (entry, &seat->pools)
 		drop_if_empty(cv_container(entry, struct cv_pool, link));
 }

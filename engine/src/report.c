@@ -29,10 +29,10 @@ static int list_connections(struct cv_worker *worker, void *argument)
 {
 	struct connections *into = argument;
 
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
-		cv_list_each(link, &seat->conns) {
+		cv_list_each (link, &seat->conns) {
 			const struct cv_conn *conn = cv_container(link, struct cv_conn, link);
 
 			if (!conn->opened)
@@ -87,12 +87,12 @@ static int list_flows(struct cv_worker *worker, void *argument)
 {
 	struct flows *into = argument;
 
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
-		cv_list_each(link, &seat->conns)
+		cv_list_each (link, &seat->conns)
 			add_conn(into, cv_container(link, struct cv_conn, link));
-		cv_list_each(link, &seat->tunnels) {
+		cv_list_each (link, &seat->tunnels) {
 			const struct cv_tunnel *tunnel = cv_container(link, struct cv_tunnel, link);
 
 			if (tunnel->role == CV_ROLE_CLIENT && tunnel->state == CV_TUNNEL_OPEN)

@@ -1,23 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of a tunnel: accept or connect, handshake, open, over. How bytes move stands in tunnel_io.c.
+ * The life of a tunnel: handshake, open, over. It begins in tunnel_open.c, and its bytes move in tunnel_io.c.
  *
  * It is over at once when the socket is dead, and otherwise after lingering: an alert or a GOAWAY that is followed
  * by a reset (which unread bytes provoke) would never be read. Streams are lost the moment it is over.
  */
 #include "tunnel.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "conn.h"
-#include "dial.h"
-#include "endpoint.h"
 #include "engine.h"
+#include "note.h"
 #include "pool.h"
 #include "tcp.h"
 #include "tunnel_io.h"
@@ -316,103 +311,11 @@ void cv_tunnel_stream_over(struct cv_tunnel *tunnel)
 		cv_tunnel_wants_flush(tunnel);
 }
 
-static struct cv_tunnel *create(struct cv_seat *seat, enum cv_role role, int fd)
+void cv_tunnel_life_init(struct cv_tunnel *tunnel)
 {
-	struct cv_tunnel *tunnel = calloc(1, sizeof(*tunnel));
-
-	if (!tunnel)
-		return NULL;
-	tunnel->worker = seat->worker;
-	tunnel->seat = seat;
-	tunnel->role = role;
-	tunnel->fd = fd;
 	tunnel->life.fire = on_life;
 	tunnel->idle.fire = on_idle;
 	cv_list_init(&tunnel->link);
 	cv_list_init(&tunnel->pooled);
 	cv_list_init(&tunnel->streams);
-	cv_tunnel_io_init(tunnel);
-	cv_tcp_configure(fd, settings(tunnel)->keepalive_s);
-	if (cv_worker_watch(seat->worker, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &tunnel->watch)) {
-		free(tunnel);
-		return NULL;
-	}
-	cv_list_append(&seat->tunnels, &tunnel->link);
-	return tunnel;
-}
-
-static enum cv_reason accept_limit(struct cv_seat *seat)
-{
-	const struct cv_settings *s = &seat->worker->engine->settings;
-
-	if (seat->worker->handshakes >= s->max_handshakes)
-		return CV_REASON_LIMIT_HANDSHAKES;
-	if (atomic_load(&seat->pod->tunnels) >= s->max_connections_per_pod)
-		return CV_REASON_LIMIT_CONNECTIONS;
-	return CV_REASON_OK;
-}
-
-void cv_tunnel_accept(struct cv_seat *seat, int fd)
-{
-	struct sockaddr_storage remote;
-	struct sockaddr_storage local;
-	socklen_t remote_length = sizeof(remote);
-	socklen_t local_length = sizeof(local);
-	enum cv_reason limit = accept_limit(seat);
-	struct cv_endpoint peer = {0};
-	struct cv_tunnel *tunnel = NULL;
-
-	if (getpeername(fd, (struct sockaddr *)&remote, &remote_length) < 0 ||
-	    getsockname(fd, (struct sockaddr *)&local, &local_length) < 0) {
-		close(fd); /* gone already */
-		return;
-	}
-	(void)cv_endpoint_from_sockaddr(&remote, &peer);
-	if (limit == CV_REASON_OK) {
-		tunnel = create(seat, CV_ROLE_SERVER, fd);
-		limit = CV_REASON_LIMIT_DESCRIPTORS;
-	}
-	if (!tunnel) {
-		cv_conn_report(seat, CV_DIR_INBOUND, &peer, limit, "too many tunnels or handshakes");
-		cv_tcp_reset(fd);
-		return;
-	}
-	atomic_fetch_add(&seat->pod->tunnels, 1);
-	tunnel->remote = peer;
-	(void)cv_endpoint_from_sockaddr(&local, &tunnel->local);
-	tunnel->may_write = true;
-	tunnel->handshaking = true;
-	seat->worker->handshakes++;
-	tunnel->state = CV_TUNNEL_WAITING;
-	cv_tunnel_start_handshake(tunnel);
-}
-
-struct cv_tunnel *cv_tunnel_connect(struct cv_seat *seat, struct cv_pool *pool, const struct cv_endpoint *to,
-				    uint32_t source, uint32_t destination, int *error)
-{
-	struct cv_stamp stamp = {
-		.kind = CV_NOTE_OWN,
-		.direction = CV_DIR_TUNNEL,
-		.source = source,
-		.destination = destination,
-	};
-	int fd = cv_dial(seat, to, &stamp);
-	struct cv_tunnel *tunnel;
-
-	if (fd < 0) {
-		*error = fd;
-		return NULL;
-	}
-	tunnel = create(seat, CV_ROLE_CLIENT, fd);
-	if (!tunnel) {
-		close(fd);
-		*error = -ENOMEM;
-		return NULL;
-	}
-	tunnel->pool = pool;
-	tunnel->remote = *to;
-	tunnel->source = source;
-	tunnel->destination = destination;
-	arm(tunnel, &tunnel->life, settings(tunnel)->connect_timeout_ms);
-	return tunnel;
 }

@@ -174,7 +174,8 @@ static void end_of_ciphertext(struct cv_tunnel *tunnel, int error)
 	else if (is_handshake || (!tunnel->proven && tunnel->role == CV_ROLE_CLIENT))
 		cv_tunnel_lost(tunnel, CV_REASON_TLS_FAILED, "the connection ended during the handshake");
 	else
-		cv_tunnel_lost(tunnel, CV_REASON_TUNNEL_LOST, error ? "the peer reset the tunnel" : "the peer closed the tunnel");
+		cv_tunnel_lost(tunnel, CV_REASON_TUNNEL_LOST,
+			       error ? "the peer reset the tunnel" : "the peer closed the tunnel");
 }
 
 /* One read. False: nothing more now, or the tunnel is over. */

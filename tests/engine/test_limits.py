@@ -43,10 +43,12 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("CULVERT_BORDER" in os.environ, reason="a sanitizer's memory is not the engine's")
 def test_idle_connections_cost_little_and_all_still_work(make_pair: Callable[..., Pair]) -> None:
-    wanted = 2500
-    # each connection has six descriptors in this process: two engines and both applications
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # each connection has four descriptors in this process: one in either engine, and both applications'
+    wanted = min(5000, (hard - 500) // 4)
     pair = make_pair()
     pair.open()
     before = resident_bytes()

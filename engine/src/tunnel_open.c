@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How a tunnel begins: accepted within the bounds on 15008, or connected for a pool. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "conn.h"
+#include "dial.h"
+#include "endpoint.h"
+#include "engine.h"
+#include "tcp.h"
+#include "tunnel_io.h"
+
+static struct cv_tunnel *create(struct cv_seat *seat, enum cv_role role, int fd)
+{
+	struct cv_tunnel *tunnel = calloc(1, sizeof(*tunnel));
+
+	if (!tunnel)
+		return NULL;
+	tunnel->worker = seat->worker;
+	tunnel->seat = seat;
+	tunnel->role = role;
+	tunnel->fd = fd;
+	cv_tunnel_life_init(tunnel);
+	cv_tunnel_io_init(tunnel);
+	cv_tcp_configure(fd, seat->worker->engine->settings.keepalive_s);
+	if (cv_worker_watch(seat->worker, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &tunnel->watch)) {
+		free(tunnel);
+		return NULL;
+	}
+	cv_list_append(&seat->tunnels, &tunnel->link);
+	return tunnel;
+}
+
+static enum cv_reason accept_limit(struct cv_seat *seat)
+{
+	const struct cv_settings *s = &seat->worker->engine->settings;
+
+	if (seat->worker->handshakes >= s->max_handshakes)
+		return CV_REASON_LIMIT_HANDSHAKES;
+	if (atomic_load(&seat->pod->tunnels) >= s->max_connections_per_pod)
+		return CV_REASON_LIMIT_CONNECTIONS;
+	return CV_REASON_OK;
+}
+
+void cv_tunnel_accept(struct cv_seat *seat, int fd)
+{
+	struct sockaddr_storage remote;
+	struct sockaddr_storage local;
+	socklen_t remote_length = sizeof(remote);
+	socklen_t local_length = sizeof(local);
+	enum cv_reason limit = accept_limit(seat);
+	struct cv_endpoint peer = {0};
+	struct cv_tunnel *tunnel = NULL;
+
+	if (getpeername(fd, (struct sockaddr *)&remote, &remote_length) < 0 ||
+	    getsockname(fd, (struct sockaddr *)&local, &local_length) < 0) {
+		close(fd); /* gone already */
+		return;
+	}
+	(void)cv_endpoint_from_sockaddr(&remote, &peer);
+	if (limit == CV_REASON_OK) {
+		tunnel = create(seat, CV_ROLE_SERVER, fd);
+		limit = CV_REASON_LIMIT_DESCRIPTORS;
+	}
+	if (!tunnel) {
+		cv_conn_report(seat, CV_DIR_INBOUND, &peer, limit, "too many tunnels or handshakes");
+		cv_tcp_reset(fd);
+		return;
+	}
+	atomic_fetch_add(&seat->pod->tunnels, 1);
+	tunnel->remote = peer;
+	(void)cv_endpoint_from_sockaddr(&local, &tunnel->local);
+	tunnel->may_write = true;
+	tunnel->handshaking = true;
+	seat->worker->handshakes++;
+	tunnel->state = CV_TUNNEL_WAITING;
+	cv_tunnel_start_handshake(tunnel);
+}
+
+struct cv_tunnel *cv_tunnel_connect(struct cv_seat *seat, struct cv_pool *pool, const struct cv_endpoint *to,
+				    uint32_t source, uint32_t destination, int *error)
+{
+	struct cv_stamp stamp = {
+		.kind = CV_NOTE_OWN,
+		.direction = CV_DIR_TUNNEL,
+		.source = source,
+		.destination = destination,
+	};
+	int fd = cv_dial(seat, to, &stamp);
+	struct cv_tunnel *tunnel;
+
+	if (fd < 0) {
+		*error = fd;
+		return NULL;
+	}
+	tunnel = create(seat, CV_ROLE_CLIENT, fd);
+	if (!tunnel) {
+		close(fd);
+		*error = -ENOMEM;
+		return NULL;
+	}
+	tunnel->pool = pool;
+	tunnel->remote = *to;
+	tunnel->source = source;
+	tunnel->destination = destination;
+	cv_timer_arm(&seat->worker->timers, &tunnel->life,
+		     seat->worker->now_ms + seat->worker->engine->settings.connect_timeout_ms);
+	return tunnel;
+}
