@@ -309,7 +309,7 @@ struct cv_flow_delta {
 	uint32_t source;
 	uint32_t destination;
 	uint32_t direction; /* enum cv_direction of bpf/include/maps.h */
-	uint64_t sent;
+	uint64_t sent; /* payload from source towards destination */
 	uint64_t received;
 };
 

@@ -12,6 +12,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Of include/net/tcp_states.h, which user space gets with netinet/tcp.h; that one clashes with linux/tcp.h. */
+enum {
+	TCP_FIN_WAIT1 = 4,
+	TCP_LAST_ACK = 9,
+	TCP_CLOSING = 11,
+};
+
 static int element(int command, int map, int fd, void *value)
 {
 	union bpf_attr attr;
@@ -80,24 +87,39 @@ int cv_note_label(int map, int fd, enum cv_direction direction, uint32_t source,
 	return cv_note_write(map, fd, &note);
 }
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+static bool is_fin_acked(const struct tcp_info *info, const struct cv_flow *flow)
+{
+	bool is_closing = info->tcpi_state == TCP_FIN_WAIT1 || info->tcpi_state == TCP_CLOSING ||
+			  info->tcpi_state == TCP_LAST_ACK;
+
+	return flow->flags & CV_FLOW_FIN_ACKED || (is_closing && !info->tcpi_unacked);
+}
+
+/* The same arithmetic as the `flows` program's: SYN and FIN are no payload, and an edge runs from source to
+ * destination whichever end of it the socket is. */
 int cv_note_flow(int map, int fd, struct cv_flow_delta *ret)
 {
-	struct tcp_info info;
+	struct tcp_info info = {0};
 	socklen_t length = sizeof(info);
 	struct cv_flow flow;
 	int error = element(BPF_MAP_LOOKUP_ELEM, map, fd, &flow);
+	bool is_active;
 	uint64_t sent;
+	uint64_t received;
 
 	if (error)
 		return error;
-	memset(&info, 0, sizeof(info));
+	is_active = flow.flags & CV_FLOW_ACTIVE;
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
 		return -errno;
-	sent = info.tcpi_bytes_acked;
-	/* What the kernel counts beside payload, as the `flows` program takes it off. */
-	if (flow.flags & CV_FLOW_ACTIVE && sent)
-		sent--;
-	ret->sent = sent > flow.sent ? sent - flow.sent : 0;
-	ret->received = info.tcpi_bytes_received > flow.received ? info.tcpi_bytes_received - flow.received : 0;
+	sent = less(less(info.tcpi_bytes_acked, (uint64_t)is_active + is_fin_acked(&info, &flow)), flow.sent);
+	received = less(less(info.tcpi_bytes_received, !!(flow.flags & CV_FLOW_FIN_RECEIVED)), flow.received);
+	ret->sent = is_active ? sent : received;
+	ret->received = is_active ? received : sent;
 	return 0;
 }
