@@ -1,0 +1,90 @@
+"""The machine a benchmark runs on: what it is, how busy it is, and what processes use of it."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def facts() -> dict[str, Any]:
+    """What a result must name to be compared with another one."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain", "--", "bpf", "engine", "ztunnel", "lab").splitlines()),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kernel": os.uname().release,
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def idle_ms() -> float:
+    """Time that all processors together have been idle. The kernel counts it exactly, other than busy time."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return (int(fields[4]) + int(fields[5])) * TICK_MS
+
+
+def busy_share(seconds: float) -> float:
+    """How much of the machine is busy right now, 0 to 1, whoever it is."""
+    idle, began = idle_ms(), time.monotonic()
+    time.sleep(seconds)
+    wall_ms = (time.monotonic() - began) * 1000 * (os.cpu_count() or 1)
+    return max(0.0, 1 - (idle_ms() - idle) / wall_ms)
+
+
+def wait_until_quiet(patience_s: float, limit: float = 0.08) -> float:
+    """Wait for others to be done; how busy the machine still was when patience ended or it was quiet."""
+    deadline = time.monotonic() + patience_s
+    while (share := busy_share(0.5)) > limit and time.monotonic() < deadline:
+        pass
+    return share
+
+
+def cpu_ms(pids: Iterable[int]) -> float:
+    """Processor time of processes so far, user and kernel, exact."""
+    total = 0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                total += int(task.read_text().split()[0])
+    return total / 1e6
+
+
+def memory_mib(pid: int) -> dict[str, float]:
+    """Resident memory of a process, all of it and its share of what others map too."""
+    wanted = {"Rss": "rss", "Pss": "pss", "Pss_Anon": "anonymous"}
+    found: dict[str, float] = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in wanted:
+            found[wanted[name]] = round(int(rest.split()[0]) / 1024, 2)
+    return found
+
+
+def pin(pids: Iterable[int], cpus: Iterable[int]) -> None:
+    """Let processes, with all their threads, run on these processors only."""
+    chosen = set(cpus)
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), chosen)
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"

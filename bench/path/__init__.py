@@ -1,0 +1,1 @@
+"""Whole paths, from application to application."""

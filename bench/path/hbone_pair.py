@@ -1,0 +1,225 @@
+"""What does the mesh add to a connection between two nodes, beside an Envoy HBONE pair on the same path?
+
+Path measured: application -> proxy -> routed veth, TLS 1.3, HTTP/2 CONNECT -> proxy -> application, 1 KiB messages.
+Arms, interleaved in every round and turned round in every second one: `direct` (no mesh), `envoy` (Envoy 1.40 beside
+each application, one worker, no access log), `culvert` (one worker, no access log: on equal terms) and
+`culvert_default` (as installed: two workers, access log). The culvert arms include eBPF capture and policy.
+
+Placement `split`: all of the client's node on CPU 0, all of the server's on CPU 1. `free`: the scheduler decides.
+A round in which the direct path is 1.25 times slower than in the median round is dropped: somebody else was busy.
+
+Numbers that would change a decision: added p50 above 0.5 or p99 above 0.6 of Envoy's, bulk below 1.3 or new
+connections below 3 times Envoy's send us back to the engine.
+
+    python -m bench.path.hbone_pair --rounds 5 --seconds 1 --json bench/results/hbone_pair.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import load, machine
+from bench.path import stage as stages
+from bench.path.stage import Arm, Stage
+
+Figures = dict[str, float]
+Round = dict[str, Figures]
+
+PLACEMENTS = {"split": ({0}, {1}), "free": (set(range(os.cpu_count() or 1)), set(range(os.cpu_count() or 1)))}
+CULVERT_ARMS = {"culvert": ("--workers=1", "--access-log=false"), "culvert_default": ()}
+SLOW_ROUND = 1.25
+BYTES = "1024"
+PACED_CONNECTIONS, PACED_RATE = "4", "1000"
+
+# Figure -> what is added to the direct path (True), or had instead of it (False).
+COMPARED = {
+    "rr_p50_us": True, "rr_p99_us": True, "rr_cpu_ms_per_1000": True, "paced_p50_us": True, "paced_p99_us": True,
+    "paced_cpu_ms_per_1000": True, "rr_per_s": False, "rr64_per_s": False, "rr64_p99_us": False,
+    "bulk_gbit_per_s": False, "connects_per_s": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Measures arms in one placement."""
+
+    stage: Stage
+    seconds: float
+    client_cpus: str
+
+    def measure(self, arm: Arm) -> Figures:
+        """All figures of one arm, once."""
+        seconds = str(self.seconds)
+        figures = self._timed("rr", arm, seconds, BYTES, "1")
+        figures |= self._timed("paced", arm, seconds, BYTES, PACED_CONNECTIONS, PACED_RATE)
+        many = self._run(arm, "rr", seconds, BYTES, "64")
+        figures |= {f"rr64_{name}": many[name] for name in ("per_s", "p50_us", "p99_us", "max_us")}
+        figures["bulk_gbit_per_s"] = self._run(arm, "bulk", seconds)["gbit_per_s"]
+        connects = self._run(arm, "crr", seconds)
+        return figures | {"connects_per_s": connects["per_s"], "connects_p50_us": connects["p50_us"]}
+
+    def _run(self, arm: Arm, mode: str, *arguments: str) -> Figures:
+        return stages.run_load(self.stage, arm, mode, *arguments, cpus=self.client_cpus)
+
+    def _timed(self, mode: str, arm: Arm, *arguments: str) -> Figures:
+        """With what it cost: all of the machine, kernel included, and the proxies alone."""
+        idle, own, began = machine.idle_ms(), machine.cpu_ms(arm.proxies), time.monotonic()
+        found = self._run(arm, mode, *arguments)
+        wall_ms = (time.monotonic() - began) * 1000 * (os.cpu_count() or 1)
+        thousands = found["count"] / 1000
+        figures = {f"{mode}_{name}": found[name] for name in ("per_s", "p50_us", "p99_us", "max_us")}
+        figures[f"{mode}_cpu_ms_per_1000"] = (wall_ms - (machine.idle_ms() - idle)) / thousands
+        figures[f"{mode}_proxies_ms_per_1000"] = (machine.cpu_ms(arm.proxies) - own) / thousands
+        return figures
+
+
+def run_rounds(runner: Runner, arms: list[Arm], count: int, patience_s: float) -> tuple[list[Round], list[float]]:
+    """The rounds, and how busy the machine was with others before each."""
+    rounds: list[Round] = []
+    others: list[float] = []
+    for number in range(count):
+        others.append(round(machine.wait_until_quiet(patience_s), 3))
+        order = arms if number % 2 == 0 else arms[::-1]
+        rounds.append({arm.name: runner.measure(arm) for arm in order})
+        print(f"  round {number + 1} of {count}, others had {others[-1]:.0%} of the machine", file=sys.stderr)
+    return rounds, others
+
+
+def place(arms: list[Arm], placement: str) -> str:
+    """Pin everything of both sides; the processors for the client application, as taskset writes them."""
+    client, server = PLACEMENTS[placement]
+    for arm in arms:
+        machine.pin(arm.client_side, client)
+        machine.pin([*arm.server_side, arm.server], server)
+    return ",".join(str(cpu) for cpu in sorted(client))
+
+
+def kept(rounds: list[Round]) -> list[Round]:
+    """The rounds in which the direct path ran undisturbed."""
+    usual = statistics.median(one["direct"]["rr_p50_us"] for one in rounds)
+    return [one for one in rounds if one["direct"]["rr_p50_us"] <= SLOW_ROUND * usual]
+
+
+def summarise(rounds: list[Round]) -> dict[str, Any]:
+    """Medians by arm, and ratios per round with their spread."""
+    names = list(rounds[0])
+    medians = {
+        arm: {key: round(statistics.median(one[arm][key] for one in rounds), 2) for key in rounds[0][arm]}
+        for arm in sorted(names)
+    }
+    ours = [name for name in names if name not in ("direct", "envoy")]
+    return {
+        "rounds_kept": len(rounds),
+        "medians": medians,
+        "to_envoy": {arm: {key: _spread(rounds, _to_envoy(arm, key)) for key in COMPARED} for arm in ours},
+        "to_direct": {
+            arm: {key: _spread(rounds, _to_direct(arm, key)) for key in COMPARED} for arm in [*ours, "envoy"]
+        },
+    }
+
+
+def _to_envoy(arm: str, key: str) -> Callable[[Round], float]:
+    def ratio(one: Round) -> float:
+        base = one["direct"][key] if COMPARED[key] else 0.0
+        return (one[arm][key] - base) / (one["envoy"][key] - base)
+
+    return ratio
+
+
+def _to_direct(arm: str, key: str) -> Callable[[Round], float]:
+    return lambda one: one[arm][key] / one["direct"][key]
+
+
+def _spread(rounds: list[Round], ratio: Callable[[Round], float]) -> dict[str, float]:
+    values = [ratio(one) for one in rounds]
+    return {"median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
+
+
+def memory(stage: Stage, arms: list[Arm]) -> dict[str, Any]:
+    """Resident memory of every process that a node or an application pays for."""
+    processes = {"agent": stage.component("client", "agent"), "controller": stage.controller}
+    for arm in arms:
+        for side, pids in (("client", arm.client_side), ("server", arm.server_side)):
+            processes |= {f"{arm.name}_{side}": pid for pid in pids}
+    return {name: machine.memory_mib(pid) for name, pid in processes.items()}
+
+
+def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The whole benchmark."""
+    program = load.build(folder)
+    with ExitStack() as stack:
+        arms: list[Arm] = []
+        labs: list[Stage] = []
+        for name in options.arms:
+            lab = stages.lab_name(str(len(labs)))
+            labs.append(stack.enter_context(stages.lab_up(lab, CULVERT_ARMS[name], program)))
+            arms.append(stack.enter_context(stages.culvert(labs[-1], name)))
+        arms[:0] = stack.enter_context(stages.direct_and_envoy(labs[0], folder))
+        result: dict[str, Any] = {"memory_mib_before": memory(labs[0], arms), "placements": {}}
+        for placement in options.placements:
+            print(f"placement {placement}", file=sys.stderr)
+            runner = Runner(labs[0], options.seconds, place(arms, placement))
+            rounds, others = run_rounds(runner, arms, options.rounds, options.patience)
+            found = summarise(kept(rounds))
+            result["placements"][placement] = found | {"busy_with_others": others, "rounds": rounds}
+        result["memory_mib_after"] = memory(labs[0], arms)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """For people."""
+    lines: list[str] = []
+    for placement, found in result["placements"].items():
+        arms = list(found["medians"])
+        ours = list(found["to_envoy"])
+        lines.append(f"\n{placement}, medians of {found['rounds_kept']} rounds")
+        heads = [*arms, *(f"{arm}/envoy (spread)" for arm in ours)]
+        lines.append(f"{'':26}" + "".join(f"{head:>26}" for head in heads))
+        for key in found["medians"]["direct"]:
+            cells = [f"{found['medians'][arm][key]:>26.2f}" for arm in arms]
+            for arm in ours:
+                ratio = found["to_envoy"][arm].get(key)
+                cells.append(
+                    f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})".rjust(26) if ratio else ""
+                )
+            lines.append(f"{key:26}" + "".join(cells))
+    for moment in ("before", "after"):
+        sizes = result[f"memory_mib_{moment}"]
+        lines.append(
+            f"resident MiB {moment}: " + ", ".join(f"{name} {size['rss']:.1f}" for name, size in sizes.items())
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of every figure in every round")
+    parser.add_argument("--placements", nargs="+", choices=sorted(PLACEMENTS), default=["split", "free"])
+    parser.add_argument("--arms", nargs="+", choices=sorted(CULVERT_ARMS), default=list(CULVERT_ARMS))
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine, per round")
+    parser.add_argument("--json", type=Path, help="write all figures of all rounds there")
+    options = parser.parse_args()
+    stages.end_on_sigterm()
+    began = os.getloadavg()
+    with tempfile.TemporaryDirectory(prefix="culvert-bench-") as folder:
+        result = compare(options, Path(folder))
+    settings = {key: value for key, value in vars(options).items() if key != "json"}
+    record = machine.facts() | {"loadavg": [began, os.getloadavg()], "settings": settings} | result
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
