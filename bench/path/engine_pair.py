@@ -71,12 +71,12 @@ def process(command: list[str], ready: bool = False) -> Iterator[subprocess.Pope
         child.wait()
 
 
-def node(side: str, workers: int, material: Path) -> None:
+def node(side: str, workers: int, spin_us: int, material: Path) -> None:
     """The child: one engine, until killed."""
     from tests.engine import harness  # noqa: PLC0415
     from tests.engine.certificates import Credentials, spiffe  # noqa: PLC0415
 
-    engine = harness.Engine(workers=workers, max_connections_per_pod=20000)
+    engine = harness.Engine(workers=workers, spin_us=spin_us, max_connections_per_pod=20000)
     ids = {name: spiffe(name) for name in IPS}
     parts = [(material / f"{side}-{part}").read_bytes() for part in ("chain", "key", "roots")]
     assert not engine.put_identity(ids[side], Credentials(*parts))
@@ -132,7 +132,7 @@ def resident_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-def compare(rounds: int, seconds: float, workers: int) -> dict[str, dict[str, float]]:
+def compare(rounds: int, seconds: float, workers: int, spin_us: int) -> dict[str, dict[str, float]]:
     """Medians over the rounds, by path."""
     results: dict[str, list[dict[str, float]]] = {"direct": [], "engine": []}
     with ExitStack() as stack:
@@ -153,6 +153,8 @@ def compare(rounds: int, seconds: float, workers: int) -> dict[str, dict[str, fl
                         side,
                         "--workers",
                         str(workers),
+                        "--spin-us",
+                        str(spin_us),
                         "--material",
                         str(scratch),
                         pin=workers == 1,
@@ -180,12 +182,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--spin-us", type=int, default=0)
     parser.add_argument("--node", choices=sorted(IPS))
     parser.add_argument("--material", type=Path)
     options = parser.parse_args()
     if options.node:
-        node(options.node, options.workers, options.material)
-    medians = compare(options.rounds, options.seconds, options.workers)
+        node(options.node, options.workers, options.spin_us, options.material)
+    medians = compare(options.rounds, options.seconds, options.workers, options.spin_us)
     record = {"host": socket.gethostname(), "kernel": os.uname().release, "settings": vars(options) | {"node": None}}
     print(json.dumps({**record, **medians}, indent=1, default=str))
 

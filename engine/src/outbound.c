@@ -127,11 +127,15 @@ static bool identity_is_known(struct cv_conn *conn)
 
 static void dial_hbone(struct cv_conn *conn)
 {
+	const struct cv_settings *settings = &conn->worker->engine->settings;
+
 	if (!identity_is_known(conn))
 		return;
 	conn->hbone = conn->route.dial;
-	/* The tunnel has its own deadlines; a conn that waits for one is failed with it. */
-	cv_conn_no_deadline(conn);
+	/* A dial that fails fails those that wait for it; this one is for who waits for the room of others. */
+	conn->timed_out = NULL;
+	cv_conn_deadline(conn, settings->connect_timeout_ms + settings->handshake_timeout_ms,
+			 CV_REASON_CONNECT_TIMEOUT);
 	cv_pool_request(conn);
 }
 

@@ -49,6 +49,7 @@ struct cv_worker {
 	int wake;
 	int home_netns;
 	uint64_t now_ms;   /* CLOCK_MONOTONIC at the start of the turn */
+	bool spins;	   /* events come close together: see wait_for_events */
 	uint64_t sequence; /* last connection made here */
 	uint64_t random;
 

@@ -215,3 +215,25 @@ def test_a_worker_stays_in_its_own_namespace() -> None:
             far.close()
             near.close()
         app.close()
+
+
+def worker_cpu_s() -> float:
+    """CPU time of every thread of this process but the main one."""
+    ticks = 0
+    for task in Path("/proc/self/task").iterdir():
+        if task.name != str(os.getpid()):
+            fields = (task / "stat").read_text().rsplit(") ", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_spinning_worker_sleeps_when_nothing_comes(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair({"spin_us": 200}, {"spin_us": 200})
+    near, far = pair.open()
+    for _ in range(200):
+        near.sendall(b"ping")
+        far.sendall(read_exactly(far, 4))
+        assert read_exactly(near, 4) == b"ping"
+    before = worker_cpu_s()
+    threading.Event().wait(0.5)
+    assert worker_cpu_s() - before < 0.05
