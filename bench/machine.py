@@ -1,6 +1,7 @@
 """The machine a benchmark runs on: what it is, how busy it is, and what processes use of it."""
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Iterable
@@ -33,10 +34,24 @@ def idle_ms() -> float:
 
 def busy_share(seconds: float) -> float:
     """How much of the machine is busy right now, 0 to 1, whoever it is."""
-    idle, began = idle_ms(), time.monotonic()
+    meter = Meter()
     time.sleep(seconds)
-    wall_ms = (time.monotonic() - began) * 1000 * (os.cpu_count() or 1)
-    return max(0.0, 1 - (idle_ms() - idle) / wall_ms)
+    return meter.read()[2]
+
+
+class Meter:
+    """What the machine does from here on."""
+
+    def __init__(self) -> None:
+        self._idle = idle_ms()
+        self._children = _children_ms()
+        self._began = time.monotonic()
+
+    def read(self) -> tuple[float, float, float]:
+        """Busy milliseconds of all processors, those of our ended children, and the busy share of the machine."""
+        wall = (time.monotonic() - self._began) * 1000 * (os.cpu_count() or 1)
+        busy = max(0.01, wall - (idle_ms() - self._idle))
+        return busy, _children_ms() - self._children, busy / wall
 
 
 def wait_until_quiet(patience_s: float, limit: float = 0.08) -> float:
@@ -45,6 +60,11 @@ def wait_until_quiet(patience_s: float, limit: float = 0.08) -> float:
     while (share := busy_share(0.5)) > limit and time.monotonic() < deadline:
         pass
     return share
+
+
+def _children_ms() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1000
 
 
 def cpu_ms(pids: Iterable[int]) -> float:

@@ -20,8 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+from bench import load
 
 NAMES = {"client": f"cvb-{os.getpid()}-a", "server": f"cvb-{os.getpid()}-b"}
 IPS = {"client": "10.77.0.1", "server": "10.77.0.2"}
@@ -105,11 +104,11 @@ def write_material(into: Path) -> None:
             (into / f"{side}-{part}").write_bytes(getattr(made, part))
 
 
-def measure(load: Path, address: str, seconds: float) -> dict[str, float]:
+def measure(program: Path, address: str, seconds: float) -> dict[str, float]:
     """One round over one path."""
 
     def go(mode: str, *arguments: str) -> dict[str, float]:
-        out = run(*inside("client", str(load), mode, address, str(PORT), str(seconds), *arguments))
+        out = run(*inside("client", str(program), mode, address, str(PORT), str(seconds), *arguments))
         return dict(json.loads(out))
 
     one = go("rr", "1024", "1")
@@ -121,7 +120,7 @@ def measure(load: Path, address: str, seconds: float) -> dict[str, float]:
         "rr_p99_us": one["p99_us"],
         "rr64_per_s": many["per_s"],
         "rr64_p99_us": many["p99_us"],
-        "bulk_gb_per_s": go("stream")["gb_per_s"],
+        "bulk_gbit_per_s": go("bulk")["gbit_per_s"],
         "connects_per_s": connects["per_s"],
     }
 
@@ -137,11 +136,10 @@ def compare(rounds: int, seconds: float, workers: int, spin_us: int) -> dict[str
     results: dict[str, list[dict[str, float]]] = {"direct": [], "engine": []}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        load = scratch / "load"
-        run("cc", "-O2", "-o", str(load), str(Path(__file__).with_name("load.c")))
+        program = load.build(scratch)
         write_material(scratch)
         stack.enter_context(network())
-        stack.enter_context(process(inside("server", str(load), "serve", IPS["server"], str(PORT))))
+        stack.enter_context(process(inside("server", str(program), "serve", IPS["server"], str(PORT)), ready=True))
         nodes = [
             stack.enter_context(
                 process(
@@ -166,8 +164,8 @@ def compare(rounds: int, seconds: float, workers: int, spin_us: int) -> dict[str
         ]
         time.sleep(0.2)
         for _ in range(rounds):
-            results["direct"].append(measure(load, IPS["server"], seconds))
-            results["engine"].append(measure(load, VIP, seconds))
+            results["direct"].append(measure(program, IPS["server"], seconds))
+            results["engine"].append(measure(program, VIP, seconds))
         memory = max(resident_mib(child.pid) for child in nodes)
     medians = {
         path: {key: statistics.median(one[key] for one in found) for key in found[0]} for path, found in results.items()

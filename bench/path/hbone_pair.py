@@ -20,7 +20,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ Round = dict[str, Figures]
 PLACEMENTS = {"split": ({0}, {1}), "free": (set(range(os.cpu_count() or 1)), set(range(os.cpu_count() or 1)))}
 CULVERT_ARMS = {"culvert": ("--workers=1", "--access-log=false"), "culvert_default": ()}
 SLOW_ROUND = 1.25
+ATTEMPTS = 4
+DISTURBED = 0.08  # of the machine, used by processes that belong to no arm
 BYTES = "1024"
 PACED_CONNECTIONS, PACED_RATE = "4", "1000"
 
@@ -44,7 +45,7 @@ PACED_CONNECTIONS, PACED_RATE = "4", "1000"
 COMPARED = {
     "rr_p50_us": True, "rr_p99_us": True, "rr_cpu_ms_per_1000": True, "paced_p50_us": True, "paced_p99_us": True,
     "paced_cpu_ms_per_1000": True, "rr_per_s": False, "rr64_per_s": False, "rr64_p99_us": False,
-    "bulk_gbit_per_s": False, "connects_per_s": False,
+    "bulk_gbit_per_s": False, "crr_per_s": False,
 }  # fmt: skip
 
 
@@ -59,27 +60,34 @@ class Runner:
     def measure(self, arm: Arm) -> Figures:
         """All figures of one arm, once."""
         seconds = str(self.seconds)
-        figures = self._timed("rr", arm, seconds, BYTES, "1")
-        figures |= self._timed("paced", arm, seconds, BYTES, PACED_CONNECTIONS, PACED_RATE)
-        many = self._run(arm, "rr", seconds, BYTES, "64")
-        figures |= {f"rr64_{name}": many[name] for name in ("per_s", "p50_us", "p99_us", "max_us")}
-        figures["bulk_gbit_per_s"] = self._run(arm, "bulk", seconds)["gbit_per_s"]
-        connects = self._run(arm, "crr", seconds)
-        return figures | {"connects_per_s": connects["per_s"], "connects_p50_us": connects["p50_us"]}
+        figures = self._run("rr", arm, seconds, BYTES, "1")
+        figures |= self._run("paced", arm, seconds, BYTES, PACED_CONNECTIONS, PACED_RATE)
+        figures |= {f"rr64_{key[3:]}": value for key, value in self._run("rr", arm, seconds, BYTES, "64").items()}
+        return figures | self._run("bulk", arm, seconds) | self._run("crr", arm, seconds)
 
-    def _run(self, arm: Arm, mode: str, *arguments: str) -> Figures:
-        return stages.run_load(self.stage, arm, mode, *arguments, cpus=self.client_cpus)
+    def _run(self, mode: str, arm: Arm, *arguments: str) -> Figures:
+        """One mode; again when somebody else used the machine meanwhile, and then the least disturbed attempt."""
+        best: Figures = {}
+        for _ in range(ATTEMPTS):
+            found = self._attempt(mode, arm, *arguments)
+            if not best or found[f"{mode}_others"] < best[f"{mode}_others"]:
+                best = found
+            if best[f"{mode}_others"] < DISTURBED:
+                break
+        return best
 
-    def _timed(self, mode: str, arm: Arm, *arguments: str) -> Figures:
-        """With what it cost: all of the machine, kernel included, and the proxies alone."""
-        idle, own, began = machine.idle_ms(), machine.cpu_ms(arm.proxies), time.monotonic()
-        found = self._run(arm, mode, *arguments)
-        wall_ms = (time.monotonic() - began) * 1000 * (os.cpu_count() or 1)
-        thousands = found["count"] / 1000
-        figures = {f"{mode}_{name}": found[name] for name in ("per_s", "p50_us", "p99_us", "max_us")}
-        figures[f"{mode}_cpu_ms_per_1000"] = (wall_ms - (machine.idle_ms() - idle)) / thousands
-        figures[f"{mode}_proxies_ms_per_1000"] = (machine.cpu_ms(arm.proxies) - own) / thousands
-        return figures
+    def _attempt(self, mode: str, arm: Arm, *arguments: str) -> Figures:
+        """With what it cost (all of the machine, kernel included, and the proxies alone) and what others took."""
+        proxies, known = machine.cpu_ms(arm.proxies), machine.cpu_ms([*arm.proxies, arm.server])
+        meter = machine.Meter()
+        found = stages.run_load(self.stage, arm, mode, *arguments, cpus=self.client_cpus)
+        busy, children, share = meter.read()
+        known = machine.cpu_ms([*arm.proxies, arm.server]) - known + children
+        found["others"] = max(0.0, busy - known) / busy * share
+        if "count" in found:
+            found["cpu_ms_per_1000"] = busy / found["count"] * 1000
+            found["proxies_ms_per_1000"] = (machine.cpu_ms(arm.proxies) - proxies) / found["count"] * 1000
+        return {f"{mode}_{key}": value for key, value in found.items()}
 
 
 def run_rounds(runner: Runner, arms: list[Arm], count: int, patience_s: float) -> tuple[list[Round], list[float]]:
