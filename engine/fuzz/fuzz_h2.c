@@ -163,7 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		(void)cv_h2_send(tunnel);
 	}
-	cv_h2_lose_streams(tunnel, CV_REASON_TUNNEL_LOST);
+	cv_h2_lose_streams(tunnel, CV_REASON_TUNNEL_LOST, NULL);
 	cv_list_each_safe (entry, &seat->conns)
 		cv_conn_end(cv_container(entry, struct cv_conn, link), CV_REASON_TUNNEL_LOST);
 	cv_tunnel_vanish(tunnel);

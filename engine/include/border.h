@@ -295,7 +295,7 @@ struct cv_event {
 	struct cv_endpoint upstream;    /* the application's destination */
 	struct cv_endpoint hbone;       /* the other end of the tunnel, zero when plain */
 	char identity[512];             /* authenticated peer; IDENTITY: the one that is needed */
-	char detail[96];                /* one short sentence for the log, or empty */
+	char detail[256];               /* one short sentence for the log, or empty */
 };
 
 int cv_engine_event_fd(struct cv_engine *engine); /* readable while events wait */

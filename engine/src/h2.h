@@ -51,6 +51,7 @@ struct cv_h2_stream {
 	struct cv_tunnel *tunnel; /* NULL: it is gone, and what had ended on it drains */
 	struct cv_head *head;
 	void (*answered)(struct cv_h2_stream *stream, uint16_t status); /* client, once */
+	const char *detail; /* why the tunnel went, for `lost`; good to the end of the turn */
 	struct cv_queue out;
 	struct cv_queue early; /* arrived before the relay was joined */
 	size_t unread;	       /* delivered, and not taken by the other end */
@@ -85,7 +86,7 @@ int cv_h2_open(struct cv_tunnel *tunnel);
 int cv_h2_receive(struct cv_tunnel *tunnel, const uint8_t *bytes, size_t length);
 int cv_h2_send(struct cv_tunnel *tunnel);
 int cv_h2_ping(struct cv_tunnel *tunnel);
-void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason);
+void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason, const char *detail);
 
 /* Client: CONNECT. The answer comes through `answered`, a loss through the stream's `lost`. */
 int cv_h2_request(struct cv_tunnel *tunnel, struct cv_conn *conn, const char *baggage, struct cv_h2_stream **ret);

@@ -348,7 +348,7 @@ void cv_h2_stream_closed(struct cv_h2_stream *stream, uint32_t error)
 }
 
 /* The tunnel is going: what has ended on it drains by itself, the rest is lost. */
-void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason)
+void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason, const char *detail)
 {
 	tunnel->gather.stream = NULL;
 	cv_list_each_safe (entry, &tunnel->streams) {
@@ -357,6 +357,7 @@ void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason)
 
 		cv_list_remove(&stream->link);
 		stream->tunnel = NULL;
+		stream->detail = detail;
 		stream->closed = true;
 		if (stream->released)
 			bury_if_done(stream);

@@ -238,6 +238,7 @@ static void on_stream_lost(struct cv_stream *stream, enum cv_reason reason)
 	struct cv_conn *conn = stream->owner;
 
 	conn->upstream = NULL;
+	conn->detail = cv_container(stream, struct cv_h2_stream, stream)->detail;
 	if (reason == CV_REASON_RESET_UPSTREAM || reason == CV_REASON_PROTOCOL_ERROR)
 		cv_conn_end(conn, reason);
 	else

@@ -94,7 +94,7 @@ static void end(struct cv_tunnel *tunnel, enum cv_reason reason, const char *det
 	tunnel->retired = true;
 	stop_counting(tunnel);
 	report(tunnel, was, reason, detail);
-	cv_h2_lose_streams(tunnel, reason == CV_REASON_OK ? CV_REASON_TUNNEL_LOST : reason);
+	cv_h2_lose_streams(tunnel, reason == CV_REASON_OK ? CV_REASON_TUNNEL_LOST : reason, detail);
 	cv_pool_gone(tunnel, was == CV_TUNNEL_OPEN, reason, detail);
 }
 

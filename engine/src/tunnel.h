@@ -65,6 +65,7 @@ struct cv_tunnel {
 	bool violated;	     /* a GOAWAY with an error has left */
 	bool closed_cleanly; /* close_notify was seen */
 	const char *verify_detail;
+	char explanation[256]; /* who was expected and who came */
 };
 
 void cv_tunnel_accept(struct cv_seat *seat, int fd);

@@ -6,6 +6,7 @@
  * client: any URI SAN may be one of those the next hop is expected to show. Names other than URI SANs are ignored.
  */
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "pool.h"
@@ -57,7 +58,16 @@ static bool accept_name(struct cv_tunnel *tunnel, const char *name, size_t lengt
 	return tunnel->peer;
 }
 
-static bool accept_any(struct cv_tunnel *tunnel, GENERAL_NAMES *names)
+/* Who the peer says it is, if that is a SPIFFE id: nothing else of a stranger's certificate gets into a log. */
+static void keep_shown(char *shown, size_t size, const char *text, size_t length)
+{
+	if (*shown || length >= size || !cv_identity_trust_domain(text, length))
+		return;
+	memcpy(shown, text, length);
+	shown[length] = 0;
+}
+
+static bool accept_any(struct cv_tunnel *tunnel, GENERAL_NAMES *names, char *shown, size_t size)
 {
 	for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
 		const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
@@ -70,10 +80,23 @@ static bool accept_any(struct cv_tunnel *tunnel, GENERAL_NAMES *names)
 		length = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
 		if (accept_name(tunnel, text, length))
 			return true;
-		if (tunnel->role == CV_ROLE_SERVER && cv_identity_trust_domain(text, length))
+		keep_shown(shown, size, text, length);
+		if (tunnel->role == CV_ROLE_SERVER && *shown)
 			return false; /* the first SPIFFE id is who they are */
 	}
 	return false;
+}
+
+static void explain(struct cv_tunnel *tunnel, const char *shown)
+{
+	const char *name = *shown ? shown : "no SPIFFE id";
+
+	if (tunnel->role == CV_ROLE_SERVER)
+		snprintf(tunnel->explanation, sizeof(tunnel->explanation), "not of our trust domain: the peer shows %s",
+			 name);
+	else
+		snprintf(tunnel->explanation, sizeof(tunnel->explanation), "expected %s, the peer shows %s",
+			 tunnel->pool->expected, name);
 }
 
 int cv_verify_peer(X509_STORE_CTX *store, void *unused)
@@ -81,6 +104,7 @@ int cv_verify_peer(X509_STORE_CTX *store, void *unused)
 	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
 	struct cv_tunnel *tunnel = SSL_get_app_data(ssl);
 	GENERAL_NAMES *names;
+	char shown[200] = "";
 	bool accepted;
 
 	(void)unused;
@@ -90,11 +114,11 @@ int cv_verify_peer(X509_STORE_CTX *store, void *unused)
 		return refuse(tunnel, store, chain_error(error), X509_verify_cert_error_string(error));
 	}
 	names = X509_get_ext_d2i(X509_STORE_CTX_get0_cert(store), NID_subject_alt_name, NULL, NULL);
-	accepted = names && accept_any(tunnel, names);
+	accepted = names && accept_any(tunnel, names, shown, sizeof(shown));
 	GENERAL_NAMES_free(names);
-	if (!accepted)
-		return refuse(tunnel, store, NAMES_NOBODY,
-			      tunnel->role == CV_ROLE_SERVER ? "the certificate names nobody of our trust domain"
-							     : "the certificate does not name the expected workload");
+	if (!accepted) {
+		explain(tunnel, shown);
+		return refuse(tunnel, store, NAMES_NOBODY, tunnel->explanation);
+	}
 	return 1;
 }
