@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,32 +27,44 @@ def facts() -> dict[str, Any]:
     }
 
 
-def idle_ms() -> float:
-    """Time that all processors together have been idle. The kernel counts it exactly, other than busy time."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()
-    return (int(fields[4]) + int(fields[5])) * TICK_MS
+def _processors_ms() -> tuple[float, float]:
+    """Time that all processors together have been idle, and that they spent in interrupts, for whomever."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (ticks[3] + ticks[4]) * TICK_MS, (ticks[5] + ticks[6]) * TICK_MS
 
 
 def busy_share(seconds: float) -> float:
     """How much of the machine is busy right now, 0 to 1, whoever it is."""
     meter = Meter()
     time.sleep(seconds)
-    return meter.read()[2]
+    reading = meter.read()
+    return reading.busy / reading.wall
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all processors together did, in milliseconds. Interrupts, all network softirqs included, are no process's."""
+
+    wall: float
+    busy: float
+    interrupts: float
+    children: float  # of it, children of ours that have ended
 
 
 class Meter:
     """What the machine does from here on."""
 
     def __init__(self) -> None:
-        self._idle = idle_ms()
+        self._idle, self._interrupts = _processors_ms()
         self._children = _children_ms()
         self._began = time.monotonic()
 
-    def read(self) -> tuple[float, float, float]:
-        """Busy milliseconds of all processors, those of our ended children, and the busy share of the machine."""
+    def read(self) -> Reading:
+        """Until now."""
         wall = (time.monotonic() - self._began) * 1000 * (os.cpu_count() or 1)
-        busy = max(0.01, wall - (idle_ms() - self._idle))
-        return busy, _children_ms() - self._children, busy / wall
+        idle, interrupts = _processors_ms()
+        busy = max(0.01, wall - (idle - self._idle))
+        return Reading(wall, busy, interrupts - self._interrupts, _children_ms() - self._children)
 
 
 def wait_until_quiet(patience_s: float, limit: float = 0.08) -> float:

@@ -78,15 +78,16 @@ class Runner:
 
     def _attempt(self, mode: str, arm: Arm, *arguments: str) -> Figures:
         """With what it cost (all of the machine, kernel included, and the proxies alone) and what others took."""
-        proxies, known = machine.cpu_ms(arm.proxies), machine.cpu_ms([*arm.proxies, arm.server])
+        proxies, server = machine.cpu_ms(arm.proxies), machine.cpu_ms([arm.server])
         meter = machine.Meter()
         found = stages.run_load(self.stage, arm, mode, *arguments, cpus=self.client_cpus)
-        busy, children, share = meter.read()
-        known = machine.cpu_ms([*arm.proxies, arm.server]) - known + children
-        found["others"] = max(0.0, busy - known) / busy * share
+        used = meter.read()
+        proxies = machine.cpu_ms(arm.proxies) - proxies
+        own = proxies + machine.cpu_ms([arm.server]) - server + used.children + used.interrupts
+        found["others"] = round(max(0.0, used.busy - own) / used.wall, 4)
         if "count" in found:
-            found["cpu_ms_per_1000"] = busy / found["count"] * 1000
-            found["proxies_ms_per_1000"] = (machine.cpu_ms(arm.proxies) - proxies) / found["count"] * 1000
+            found["cpu_ms_per_1000"] = used.busy / found["count"] * 1000
+            found["proxies_ms_per_1000"] = proxies / found["count"] * 1000
         return {f"{mode}_{key}": value for key, value in found.items()}
 
 
