@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from tests.interop.node import DEADLINE_S
 
 CHUNK = bytes(range(256)) * 1024  # 256 KiB
+CHUNKS = 512
 
 
 def dial(ip: str, port: int) -> socket.socket:
@@ -56,16 +57,45 @@ def digest_to_end(sock: socket.socket) -> tuple[int, str]:
     return total, digest.hexdigest()
 
 
-def send_chunks(sock: socket.socket, chunks: int) -> tuple[int, str]:
-    """Send numbered chunks, end, and return their length and checksum."""
+def send_chunks(sock: socket.socket) -> tuple[int, str]:
+    """Send numbered chunks; their length and checksum."""
     digest, total = hashlib.sha256(), 0
-    for number in range(chunks):
+    for number in range(CHUNKS):
         part = number.to_bytes(8, "big") + CHUNK[8:]
         sock.sendall(part)
         digest.update(part)
         total += len(part)
-    sock.shutdown(socket.SHUT_WR)
     return total, digest.hexdigest()
+
+
+def assert_bulk(client: socket.socket, server: socket.socket) -> None:
+    """128 MiB each way at once arrive as they were sent.
+
+    The server ends after the client has: Envoy resets a stream as soon as the application behind it ends.
+    """
+    sent: dict[str, tuple[int, str]] = {}
+    received: dict[str, tuple[int, str]] = {}
+
+    def upload() -> None:
+        sent["up"] = send_chunks(client)
+        client.shutdown(socket.SHUT_WR)
+
+    threads = [
+        threading.Thread(target=upload),
+        threading.Thread(target=lambda: sent.update(down=send_chunks(server))),
+        threading.Thread(target=lambda: received.update(up=digest_to_end(server))),
+        threading.Thread(target=lambda: received.update(down=digest_to_end(client))),
+    ]
+    client.settimeout(60)
+    server.settimeout(60)
+    for thread in threads:
+        thread.start()
+    for thread in threads[:3]:
+        thread.join()
+    server.shutdown(socket.SHUT_WR)
+    threads[3].join()
+    assert received == sent
+    assert sent["up"][0] == sent["down"][0] == CHUNKS * len(CHUNK)
 
 
 @contextlib.contextmanager

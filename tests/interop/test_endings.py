@@ -104,6 +104,20 @@ def test_reset_after_their_end_stream_while_we_still_send_delivers_what_they_sen
     assert read_to_end(app) == b"early answer"
 
 
+def test_a_whole_answer_and_then_a_reset_is_delivered_while_we_still_send(client: OurClient) -> None:
+    """RFC 9113 section 8.1, and what Envoy does by default when the application behind it has ended."""
+    app, peer, stream = client.opened()
+    peer.ping()
+    app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    app.sendall(b"x" * 100_000)
+    size = 3 << 20  # more than the kernel holds for a reader that is late, less than the stream's window
+    peer.send(stream, b"y" * size, end=True)
+    peer.raw(RstStreamFrame(stream, error_code=NO_ERROR).serialize())
+    peer.ping()
+    app.sendall(b"x" * 100_000)
+    assert read_exactly(app, size) == b"y" * size
+
+
 def test_our_application_resets_and_the_peer_hears_a_reset(client: OurClient) -> None:
     app, peer, stream = client.opened()
     app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,7 +1,6 @@
 """Envoy as HBONE server of our outbound: our client dials it because the workload says HBONE."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,19 +9,17 @@ import pytest
 
 from mesh.reasons import Reason
 from tests.interop.applications import (
+    CHUNKS,
     accept,
+    assert_bulk,
     dial,
-    digest_to_end,
     echo_server,
     is_reset,
     read_exactly,
     read_to_end,
-    send_chunks,
 )
 from tests.interop.node import HBONE, Credential, Node, listen, new_ip, port_of, until
 from tests.support import envoy
-
-CHUNKS = 512  # of 256 KiB: 128 MiB
 
 
 class EnvoyBehind:
@@ -109,23 +106,9 @@ def test_nothing_listening_behind_envoy_is_503_and_a_reset(
 
 def test_128_mib_each_way_at_once_with_checksum(behind: EnvoyBehind) -> None:
     client = behind.dial()
-    app = behind.accept()
-    sent: dict[str, tuple[int, str]] = {}
-    received: dict[str, tuple[int, str]] = {}
-    client.settimeout(60)
-    app.settimeout(60)
-    threads = [
-        threading.Thread(target=lambda: sent.update(up=send_chunks(client, CHUNKS))),
-        threading.Thread(target=lambda: sent.update(down=send_chunks(app, CHUNKS))),
-        threading.Thread(target=lambda: received.update(up=digest_to_end(app))),
-    ]
-    for thread in threads:
-        thread.start()
-    received["down"] = digest_to_end(client)
-    for thread in threads:
-        thread.join()
-    assert received == sent
-    _, event = behind.node.closed()
+    assert_bulk(client, behind.accept())
+    reason, event = behind.node.closed()
+    assert reason is Reason.OK, event
     assert event.bytes_sent == event.bytes_received == CHUNKS * 262144
 
 

@@ -252,6 +252,7 @@ def test_half_a_handshake_and_then_nothing_is_cut_by_a_deadline(server: OurServe
 
 def test_a_reset_in_the_handshake_is_counted(server: OurServer) -> None:
     plain = socket.create_connection((server.ip, HBONE), 5)
+    until(lambda: server.node.stats().accepted == 1, "it is accepted")  # else there is nobody left to name
     plain.sendall(b"\x16\x03\x01\x02")
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     plain.close()
