@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.interop.node import DEADLINE_S
 
@@ -46,6 +46,14 @@ def is_reset(sock: socket.socket) -> bool:
     except ConnectionResetError:
         return True
     return False
+
+
+def is_refused(connect: Callable[[], socket.socket]) -> bool:
+    """Is a new connection reset, as soon as in connect() or later?"""
+    try:
+        return is_reset(connect())
+    except ConnectionResetError:
+        return True
 
 
 def digest_to_end(sock: socket.socket) -> tuple[int, str]:

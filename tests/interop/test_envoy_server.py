@@ -14,6 +14,7 @@ from tests.interop.applications import (
     assert_bulk,
     dial,
     echo_server,
+    is_refused,
     is_reset,
     read_exactly,
     read_to_end,
@@ -90,7 +91,7 @@ def test_a_refusal_of_envoy_is_a_reset_with_the_status_in_the_log(
     client_credential: Credential, server_credential: Credential, tmp_path: Path, answers: int, reason: Reason
 ) -> None:
     with envoy_behind(client_credential, server_credential, tmp_path, answers) as behind:
-        assert is_reset(behind.dial())
+        assert is_refused(behind.dial)
         found, event = behind.node.closed()
         assert (found, event.status) == (reason, answers)
 
@@ -99,7 +100,7 @@ def test_nothing_listening_behind_envoy_is_503_and_a_reset(
     client_credential: Credential, server_credential: Credential, tmp_path: Path
 ) -> None:
     with envoy_behind(client_credential, server_credential, tmp_path, listens=False) as behind:
-        assert is_reset(behind.dial())
+        assert is_refused(behind.dial)
         found, event = behind.node.closed()
         assert (found, event.status) == (Reason.PEER_UNAVAILABLE, 503)
 
