@@ -126,7 +126,7 @@ static void discard(struct cv_h2_stream *stream, size_t bytes)
 	struct cv_stream *other = cv_stream_other(base);
 
 	base->queued -= bytes;
-	if (!other->finished) {
+	if (!other->ops->is_delivered(other)) {
 		other->ops->taken(other, bytes);
 		return;
 	}
@@ -191,6 +191,11 @@ static void h2_taken(struct cv_stream *base, size_t bytes)
 	cv_h2_credit(from(base), bytes);
 }
 
+static bool h2_is_delivered(const struct cv_stream *base)
+{
+	return base->finished;
+}
+
 static void h2_abort(struct cv_stream *base)
 {
 	reset(from(base), NGHTTP2_CANCEL);
@@ -207,6 +212,7 @@ static const struct cv_stream_ops ops = {
 	.write = h2_write,
 	.finish = h2_finish,
 	.taken = h2_taken,
+	.is_delivered = h2_is_delivered,
 	.abort = h2_abort,
 	.close = h2_close,
 };

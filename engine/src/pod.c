@@ -200,6 +200,7 @@ int cv_seat_create(struct cv_worker *worker, struct cv_local_pod *pod)
 	cv_list_init(&seat->conns);
 	cv_list_init(&seat->tunnels);
 	cv_list_init(&seat->pools);
+	cv_list_init(&seat->young);
 	cv_list_append(&worker->seats, &seat->link);
 	error = open_listeners(seat);
 	if (error)

@@ -50,6 +50,8 @@ struct cv_seat {
 	struct cv_list conns;
 	struct cv_list tunnels;
 	struct cv_list pools;
+	struct cv_list young; /* accepted tunnels that still shake hands, the oldest first */
+	uint32_t young_count;
 	bool gone;
 };
 

@@ -29,6 +29,7 @@ struct cv_stream_ops {
 	void (*write)(struct cv_stream *stream, const struct iovec *vector, int count); /* send; bytes stay ours */
 	void (*finish)(struct cv_stream *stream);	       /* half-close after what is queued */
 	void (*taken)(struct cv_stream *stream, size_t bytes); /* the other end has taken what we delivered */
+	bool (*is_delivered)(const struct cv_stream *stream);  /* has what left also arrived, our end included? */
 	void (*abort)(struct cv_stream *stream);	       /* reset */
 	void (*close)(struct cv_stream *stream);	       /* both directions have ended */
 };

@@ -9,10 +9,12 @@
 #include "tcp.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -321,6 +323,15 @@ static void tcp_taken(struct cv_stream *stream, size_t bytes)
 		cv_worker_ready(tcp->worker, &tcp->job);
 }
 
+/* The kernel's queue is empty, which includes our FIN: a reset takes nothing from the reader any more. */
+static bool tcp_is_delivered(const struct cv_stream *stream)
+{
+	const struct cv_tcp *tcp = cv_container(stream, const struct cv_tcp, stream);
+	int unacknowledged = 0;
+
+	return stream->finished && (ioctl(tcp->fd, SIOCOUTQ, &unacknowledged) < 0 || !unacknowledged);
+}
+
 static void tcp_abort(struct cv_stream *stream)
 {
 	release(cv_container(stream, struct cv_tcp, stream), true);
@@ -337,6 +348,7 @@ static const struct cv_stream_ops ops = {
 	.write = tcp_write,
 	.finish = tcp_finish,
 	.taken = tcp_taken,
+	.is_delivered = tcp_is_delivered,
 	.abort = tcp_abort,
 	.close = tcp_close,
 };

@@ -43,11 +43,19 @@ static void free_tunnel(struct cv_job *job)
 	free(tunnel);
 }
 
+static void grow_up(struct cv_tunnel *tunnel)
+{
+	if (!tunnel->handshaking)
+		return;
+	tunnel->handshaking = false;
+	tunnel->worker->handshakes--;
+	tunnel->seat->young_count--;
+	cv_list_remove(&tunnel->young);
+}
+
 static void stop_counting(struct cv_tunnel *tunnel)
 {
-	if (tunnel->handshaking)
-		tunnel->worker->handshakes--;
-	tunnel->handshaking = false;
+	grow_up(tunnel);
 	if (!tunnel->counted)
 		return;
 	tunnel->counted = false;
@@ -272,9 +280,7 @@ void cv_tunnel_retry_identity(struct cv_tunnel *tunnel)
 
 void cv_tunnel_opened(struct cv_tunnel *tunnel)
 {
-	if (tunnel->handshaking)
-		tunnel->worker->handshakes--;
-	tunnel->handshaking = false;
+	grow_up(tunnel);
 	tunnel->state = CV_TUNNEL_OPEN;
 	tunnel->heard_ms = tunnel->worker->now_ms;
 	if (cv_h2_open(tunnel)) {
@@ -317,5 +323,6 @@ void cv_tunnel_life_init(struct cv_tunnel *tunnel)
 	tunnel->idle.fire = on_idle;
 	cv_list_init(&tunnel->link);
 	cv_list_init(&tunnel->pooled);
+	cv_list_init(&tunnel->young);
 	cv_list_init(&tunnel->streams);
 }

@@ -21,6 +21,7 @@ enum cv_tunnel_state {
 struct cv_tunnel {
 	struct cv_list link;   /* seat->tunnels */
 	struct cv_list pooled; /* pool->tunnels, client only */
+	struct cv_list young;  /* seat->young while it is in worker->handshakes, server only */
 	struct cv_pool *pool;
 	struct cv_watch watch;
 	struct cv_job ready;

@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How a tunnel begins: accepted within the bounds on 15008, or connected for a pool. */
+/*
+ * How a tunnel begins: accepted within the bounds on 15008, or connected for a pool.
+ *
+ * Nobody has proved anything before the handshake is over, so who is first says nothing about who is honest: when a
+ * worker's handshakes are all taken, the oldest of the pod that has most of them gives way. Peers that hold
+ * connections to one pod and say nothing cost neither the node's other pods nor an honest peer of this one, which is
+ * done within a few round trips.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -34,15 +41,40 @@ static struct cv_tunnel *create(struct cv_seat *seat, enum cv_role role, int fd)
 	return tunnel;
 }
 
+static struct cv_seat *busiest_seat(struct cv_worker *worker, struct cv_seat *own)
+{
+	struct cv_seat *busiest = own;
+
+	cv_list_each(entry, &worker->seats) {
+		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
+
+		if (seat->young_count > busiest->young_count)
+			busiest = seat;
+	}
+	return busiest;
+}
+
+/* False when the bound leaves no room for anybody. */
+static bool make_room(struct cv_seat *seat)
+{
+	struct cv_worker *worker = seat->worker;
+	struct cv_seat *busiest;
+
+	if (worker->handshakes < worker->engine->settings.max_handshakes)
+		return true;
+	busiest = busiest_seat(worker, seat);
+	if (cv_list_empty(&busiest->young))
+		return false;
+	cv_tunnel_lost(cv_container(busiest->young.next, struct cv_tunnel, young), CV_REASON_LIMIT_HANDSHAKES,
+		       "too many handshakes: this one was the oldest");
+	return true;
+}
+
 static enum cv_reason accept_limit(struct cv_seat *seat)
 {
-	const struct cv_settings *s = &seat->worker->engine->settings;
-
-	if (seat->worker->handshakes >= s->max_handshakes)
-		return CV_REASON_LIMIT_HANDSHAKES;
-	if (atomic_load(&seat->pod->tunnels) >= s->max_connections_per_pod)
+	if (atomic_load(&seat->pod->tunnels) >= seat->worker->engine->settings.max_connections_per_pod)
 		return CV_REASON_LIMIT_CONNECTIONS;
-	return CV_REASON_OK;
+	return make_room(seat) ? CV_REASON_OK : CV_REASON_LIMIT_HANDSHAKES;
 }
 
 void cv_tunnel_accept(struct cv_seat *seat, int fd)
@@ -76,6 +108,8 @@ void cv_tunnel_accept(struct cv_seat *seat, int fd)
 	tunnel->may_write = true;
 	tunnel->handshaking = true;
 	seat->worker->handshakes++;
+	seat->young_count++;
+	cv_list_append(&seat->young, &tunnel->young);
 	tunnel->state = CV_TUNNEL_WAITING;
 	cv_tunnel_start_handshake(tunnel);
 }

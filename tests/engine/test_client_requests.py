@@ -138,6 +138,19 @@ def test_half_close_and_late_reset_are_clean(far: FarEnd) -> None:
     assert read_to_end(near) == b"all of it"
 
 
+def test_who_still_sends_after_a_late_reset_reads_everything_and_then_hears_of_it(far: FarEnd) -> None:
+    near, peer, stream = far.answered()
+    answer = bytes(range(256)) * 8000
+    peer.send(stream, answer, end=True)
+    peer.h2.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
+    peer.flush()
+    near.sendall(b"nobody hears this" * 1000)
+    assert read_exactly(near, len(answer)) == answer
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while True:
+            near.sendall(b"nor this")
+
+
 def test_an_end_with_the_answer_is_an_end(far: FarEnd) -> None:
     near, peer, request = far.request()
     peer.h2.send_headers(request.stream_id, [(":status", "200")], end_stream=True)

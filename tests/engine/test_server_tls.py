@@ -135,12 +135,40 @@ def test_a_client_that_says_nothing_is_closed_at_the_deadline(
     close_server(node)
 
 
-def test_handshakes_in_flight_are_bounded(server_credentials: Credentials) -> None:
+def test_of_too_many_handshakes_the_oldest_gives_way(
+    server_credentials: Credentials, client_credentials: Credentials
+) -> None:
     node = make_server(server_credentials, max_handshakes=3)
-    silent = [connect((node.ip, HBONE)) for _ in range(3)]
-    until(lambda: node.engine.stats().accepted == 3)
-    assert is_refused((node.ip, HBONE))
+    silent = []
+    for count in range(1, 4):
+        silent.append(connect((node.ip, HBONE)))
+        until(lambda count=count: node.engine.stats().accepted == count)
+    peer = node.dial(client_credentials)
+    assert peer.status(peer.connect(node.authority)) == 200
     assert node.engine.wait_closed().reason == Reason.LIMIT_HANDSHAKES
+    assert silent[0].recv(1) == b"", "the oldest"
+    for made in silent[1:]:
+        made.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            made.recv(1)
+    for made in silent:
+        made.close()
+    close_server(node)
+
+
+def test_silent_peers_of_one_pod_cost_no_other_pod_its_handshakes(
+    server_credentials: Credentials, client_credentials: Credentials
+) -> None:
+    node = make_server(server_credentials, max_handshakes=4)
+    ip = new_ip()
+    assert not node.engine.add_pod(9, "server", SERVER_ID, hbone=listen(ip, HBONE))
+    with connect((ip, HBONE)) as quiet:
+        until(lambda: node.engine.stats().accepted == 1)
+        silent = [connect((node.ip, HBONE)) for _ in range(12)]
+        until(lambda: node.engine.stats().refused[Reason.LIMIT_HANDSHAKES] == 9)
+        quiet.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            quiet.recv(1)
     for made in silent:
         made.close()
     close_server(node)
