@@ -3,7 +3,7 @@
 import ctypes
 from enum import IntEnum, IntFlag
 
-SCHEMA = 1  # of the pinned maps: raised when a key or value changes its meaning or layout
+SCHEMA = 2  # of the pinned maps: raised when a key or value changes its meaning or layout
 HISTOGRAM_BUCKETS = 24
 FAILURES = 4
 
@@ -85,6 +85,7 @@ class Counter(IntEnum):
     INBOUND_BAD_LISTENER = 17
     EDGE_OVERFLOW = 18
     INBOUND_DRAINING = 19
+    CARRY_POD_FULL = 20
 
 
 ADDRESS = ctypes.c_uint8 * 16
@@ -97,6 +98,7 @@ class CNote(ctypes.Structure):
         ("cookie", ctypes.c_uint64),
         ("netns", ctypes.c_uint64),
         ("orig", ADDRESS),
+        ("own", ADDRESS),
         ("orig_port", ctypes.c_uint16),  # network order
         ("kind", ctypes.c_uint8),
         ("direction", ctypes.c_uint8),

@@ -70,6 +70,7 @@ MAPS = (
     "node",
     "notes",
     "pods",
+    "unanswered",
     "workloads",
 )
 
@@ -176,6 +177,7 @@ class Plane:
         for port in self.listeners(netns):
             self.remove_listener(netns, port)
         self._forget_expected(netns)
+        kernel.map_delete(self._fds["unanswered"], struct.pack("=Q", netns))
 
     def _forget_expected(self, netns: int) -> None:
         fd = self._fds["expected"]

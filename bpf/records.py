@@ -49,7 +49,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a socket carries. `address` and `port` are the destination dialled, or the true client."""
+    """What a socket carries. `address` and `port` are the destination dialled, or the true client; `own` the pod's."""
 
     kind: NoteKind
     address: IPAddress | None = None
@@ -59,6 +59,7 @@ class Note:
     source: int = 0
     destination: int = 0
     cookie: int = 0
+    own: IPAddress | None = None
 
     def pack(self) -> bytes:
         """The kernel's form."""
@@ -73,6 +74,8 @@ class Note:
         )
         if self.address is not None:
             raw.orig[:] = to_bytes16(self.address)
+        if self.own is not None:
+            raw.own[:] = to_bytes16(self.own)
         return bytes(raw)
 
     @classmethod
@@ -88,6 +91,7 @@ class Note:
             source=raw.source,
             destination=raw.destination,
             cookie=raw.cookie,
+            own=address_or_none(bytes(raw.own)),
         )
 
 

@@ -42,6 +42,7 @@ struct cv_note {
 	__u64 cookie;          /* socket cookie of the connecting socket */
 	__u64 netns;           /* netns cookie in which the connection will be accepted */
 	struct cv_addr16 orig; /* CAPTURED, ACCEPTED: destination dialled; CLIENT, SERVED: true client */
+	struct cv_addr16 own;  /* CAPTURED, ACCEPTED: the pod's address of that family; zero: it has none */
 	__be16 orig_port;
 	__u8 kind;      /* enum cv_note_kind */
 	__u8 direction; /* enum cv_direction: flow metrics count this socket when not NONE */
@@ -120,6 +121,11 @@ struct cv_edge {
 	__u32 reserved;
 };
 
+/*
+ * hash `unanswered`, key __u64 netns cookie, value __s32: keys that a pod's connections hold in `inflight`. Below zero
+ * when the pod was un-enrolled and enrolled again meanwhile.
+ */
+
 enum cv_failure {
 	CV_FAIL_REFUSED = 0,  /* RST to our SYN */
 	CV_FAIL_TIMEOUT = 1,  /* SYN retransmitted, never answered */
@@ -185,6 +191,7 @@ enum cv_counter {
 	CV_COUNT_INBOUND_BAD_LISTENER,    /* sk_assign failed: refused */
 	CV_COUNT_EDGE_OVERFLOW,           /* `edges` full: counted on the edge from 0 to 0; or no room to count a socket */
 	CV_COUNT_INBOUND_DRAINING,        /* pod drains: its own listeners answer, save for 15008 */
+	CV_COUNT_CARRY_POD_FULL,          /* one pod has its share of `inflight` unanswered */
 	CV_COUNTERS,
 };
 

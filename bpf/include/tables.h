@@ -11,6 +11,7 @@ enum {
 	CV_PODS_MAX = 1024,         /* pods of one node; Kubernetes stops at a few hundred */
 	CV_ADDRESSES_MAX = 4096,    /* four addresses per pod */
 	CV_INFLIGHT_MAX = 65536,    /* connections between connect and accept at one moment */
+	CV_UNANSWERED_MAX = 8192,   /* of these of one pod: twice what the queue of ztunnel's listener holds */
 	CV_EXPECTED_MAX = 65536,    /* open probe connections of the node */
 	CV_LISTENERS_MAX = 2048,    /* two per pod */
 	CV_WORKLOADS_MAX = 65536,   /* addresses that this node has heard of */
@@ -26,6 +27,7 @@ typedef __u64 cv_netns_cookie;
 CV_TABLE("sk_storage", int, struct cv_note, notes, 0, BPF_F_NO_PREALLOC);
 CV_TABLE("sk_storage", int, struct cv_flow, flows, 0, BPF_F_NO_PREALLOC);
 CV_TABLE("hash", struct cv_tuple, struct cv_note, inflight, CV_INFLIGHT_MAX, BPF_F_NO_PREALLOC);
+CV_TABLE("hash", cv_netns_cookie, __s32, unanswered, CV_PODS_MAX, BPF_F_NO_PREALLOC);
 CV_TABLE("hash", struct cv_expected_key, struct cv_expected, expected, CV_EXPECTED_MAX, BPF_F_NO_PREALLOC);
 CV_TABLE("hash", cv_netns_cookie, struct cv_pod, pods, CV_PODS_MAX, BPF_F_NO_PREALLOC);
 CV_TABLE("hash", struct cv_addr16, struct cv_address, addresses, CV_ADDRESSES_MAX, BPF_F_NO_PREALLOC);

@@ -49,6 +49,7 @@ MAPS: dict[str, MapShape] = {
     "notes": MapShape(SK_STORAGE, 4, _size(layout.CNote), 0, NO_PREALLOC),
     "flows": MapShape(SK_STORAGE, 4, _size(layout.CFlow), 0, NO_PREALLOC),
     "inflight": MapShape(HASH, _size(layout.CTuple), _size(layout.CNote), 65536, NO_PREALLOC),
+    "unanswered": MapShape(HASH, 8, 4, 1024, NO_PREALLOC),
     "expected": MapShape(HASH, _size(layout.CExpectedKey), _size(layout.CExpected), 65536, NO_PREALLOC),
     "pods": MapShape(HASH, 8, _size(layout.CPod), 1024, NO_PREALLOC),
     "addresses": MapShape(HASH, 16, _size(layout.CAddress), 4096, NO_PREALLOC),

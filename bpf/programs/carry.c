@@ -47,16 +47,61 @@ static inline void expected_of(struct bpf_sock_ops *ctx, struct cv_expected_key 
 	ret->reserved = 0;
 }
 
+/* How many keys a pod holds in `inflight`; NULL when there is no room to count them. */
+static inline __s32 *unanswered_of(__u64 netns)
+{
+	__s32 *held = unanswered.lookup(&netns);
+	__s32 none = 0;
+
+	if (held)
+		return held;
+	unanswered.insert(&netns, &none); /* another CPU may have been first: same entry */
+	return unanswered.lookup(&netns);
+}
+
+/*
+ * Puts a key into `inflight`, within the pod's share of it: a pod that lets its own connects stay unanswered spends no
+ * other pod's room. Only a new key counts, and only its deletion counts back, so that the figure cannot drift.
+ */
+static inline int hold(struct cv_tuple *key, struct cv_note *note)
+{
+	__u64 netns = key->netns;
+	__s32 *held = unanswered_of(netns);
+
+	if (!held)
+		return CV_COUNT_CARRY_FULL;
+	if (inflight.lookup(key)) /* of a socket that is gone */
+		return inflight.update(key, note) ? CV_COUNT_CARRY_FULL : CV_COUNT_CARRY_PUBLISHED;
+	if (*held >= CV_UNANSWERED_MAX)
+		return CV_COUNT_CARRY_POD_FULL;
+	if (inflight.insert(key, note))
+		return CV_COUNT_CARRY_FULL;
+	__sync_fetch_and_add(held, 1);
+	return CV_COUNT_CARRY_PUBLISHED;
+}
+
+static inline void let_go(struct cv_tuple *key)
+{
+	__u64 netns = key->netns;
+	__s32 *held;
+
+	if (inflight.delete(key))
+		return;
+	held = unanswered.lookup(&netns);
+	if (held)
+		__sync_fetch_and_add(held, -1);
+}
+
 static inline void publish(struct bpf_sock_ops *ctx, struct cv_note *note)
 {
-	int failed;
+	int exit;
 
 	if (note->kind == CV_NOTE_PROBE) {
 		struct cv_expected_key key;
 		struct cv_expected value = { .cookie = note->cookie, .netns = note->netns };
 
 		expected_of(ctx, &key);
-		failed = expected.update(&key, &value);
+		exit = expected.update(&key, &value) ? CV_COUNT_CARRY_FULL : CV_COUNT_CARRY_PUBLISHED;
 	} else if (note->kind == CV_NOTE_CAPTURED || note->kind == CV_NOTE_CLIENT) {
 		struct cv_tuple key;
 		struct cv_note copy = *note;
@@ -65,11 +110,11 @@ static inline void publish(struct bpf_sock_ops *ctx, struct cv_note *note)
 			copy.netns = bpf_get_netns_cookie(ctx);
 		copy.cookie = cv_socket_cookie(ctx);
 		tuple_of(ctx, copy.netns, &key);
-		failed = inflight.update(&key, &copy);
+		exit = hold(&key, &copy);
 	} else {
 		return;
 	}
-	cv_count(failed ? CV_COUNT_CARRY_FULL : CV_COUNT_CARRY_PUBLISHED);
+	cv_count(exit);
 	ask_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -98,7 +143,7 @@ static inline void take_over(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 		if (stored->kind == CV_NOTE_ACCEPTED)
 			ask_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG);
 	}
-	inflight.delete(&key);
+	let_go(&key);
 	cv_count(stored ? CV_COUNT_CARRY_MOVED : CV_COUNT_CARRY_FULL);
 }
 
@@ -123,7 +168,7 @@ static inline void withdraw(struct bpf_sock_ops *ctx, struct cv_note *note)
 		published = inflight.lookup(&key);
 		if (!published || published->cookie != cookie)
 			return;
-		inflight.delete(&key);
+		let_go(&key);
 		cv_count(CV_COUNT_CARRY_DROPPED);
 	}
 }

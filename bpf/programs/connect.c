@@ -77,6 +77,7 @@ static inline int capture(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u64 
 		.cookie = cv_socket_cookie(ctx),
 		.netns = netns,
 		.orig = *destination,
+		.own = cv_is_v4(destination) ? pod->ip4 : pod->ip6,
 		.orig_port = ctx->user_port,
 		.kind = CV_NOTE_CAPTURED,
 		.source = workload_of(cv_is_v4(destination) ? &pod->ip4 : &pod->ip6),

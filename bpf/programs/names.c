@@ -25,11 +25,13 @@ static inline struct cv_note *peer_of(struct bpf_sock_addr *ctx)
 	return note;
 }
 
-/* The pod of a captured socket; NULL when the kernel's name is right. */
-static inline struct cv_pod *pod_of(struct bpf_sock_addr *ctx)
+/*
+ * The pod's address to show on a captured socket; NULL when the kernel's name is right. It stands in the note, because
+ * the socket may outlive the pod's enrolment.
+ */
+static inline struct cv_addr16 *own_of(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	__u64 netns = bpf_get_netns_cookie(ctx);
 	struct cv_note *note;
 
 	if (!sk || sk->state == CV_STATE_LISTEN)
@@ -37,7 +39,9 @@ static inline struct cv_pod *pod_of(struct bpf_sock_addr *ctx)
 	note = notes.sk_storage_get(sk, 0, 0);
 	if (!note || note->kind != CV_NOTE_CAPTURED)
 		return NULL;
-	return pods.lookup(&netns);
+	if (!(cv_word(&note->own, 0) | cv_word(&note->own, 1) | cv_word(&note->own, 2) | cv_word(&note->own, 3)))
+		return NULL;
+	return &note->own;
 }
 
 int getpeername4(struct bpf_sock_addr *ctx)
@@ -67,35 +71,30 @@ int getpeername6(struct bpf_sock_addr *ctx)
 
 int getsockname4(struct bpf_sock_addr *ctx)
 {
-	struct cv_addr16 local;
-	struct cv_pod *pod;
+	struct cv_addr16 local, *own;
 
 	cv_address_v4(&local, ctx->user_ip4);
 	if (!cv_is_loopback(&local))
 		return 1;
-	pod = pod_of(ctx);
-	if (pod && cv_is_v4(&pod->ip4))
-		ctx->user_ip4 = cv_word(&pod->ip4, 3);
+	own = own_of(ctx);
+	if (own && cv_is_v4(own))
+		ctx->user_ip4 = cv_word(own, 3);
 	return 1;
 }
 
 int getsockname6(struct bpf_sock_addr *ctx)
 {
-	struct cv_addr16 local, shown;
-	struct cv_pod *pod;
+	struct cv_addr16 local, *own;
 
 	cv_address_v6(&local, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
 	if (!cv_is_loopback(&local))
 		return 1;
-	pod = pod_of(ctx);
-	if (!pod)
+	own = own_of(ctx);
+	if (!own)
 		return 1;
-	shown = cv_is_v4(&local) ? pod->ip4 : pod->ip6;
-	if (!(cv_word(&shown, 0) | cv_word(&shown, 1) | cv_word(&shown, 2) | cv_word(&shown, 3)))
-		return 1;
-	ctx->user_ip6[0] = cv_word(&shown, 0);
-	ctx->user_ip6[1] = cv_word(&shown, 1);
-	ctx->user_ip6[2] = cv_word(&shown, 2);
-	ctx->user_ip6[3] = cv_word(&shown, 3);
+	ctx->user_ip6[0] = cv_word(own, 0);
+	ctx->user_ip6[1] = cv_word(own, 1);
+	ctx->user_ip6[2] = cv_word(own, 2);
+	ctx->user_ip6[3] = cv_word(own, 3);
 	return 1;
 }

@@ -136,7 +136,7 @@ def test_full_map_is_counted_and_the_acceptor_has_no_note(
     full = count(plane, Counter.CARRY_FULL)
     try:
         for blocker in blockers:
-            kernel.map_update(fd, blocker, bytes(48))
+            kernel.map_update(fd, blocker, bytes(CNote()))
         with dial(net.a, "10.77.2.1"), accepted(ztunnel.outbound4) as sock:
             assert plane.note(sock) is None
         assert count(plane, Counter.CARRY_FULL) == full + 1
@@ -144,6 +144,39 @@ def test_full_map_is_counted_and_the_acceptor_has_no_note(
         for blocker in blockers:
             kernel.map_delete(fd, blocker)
     assert plane.in_flight() == 0
+
+
+def test_one_pod_cannot_take_the_room_of_others(
+    net: Topology, plane: Plane, pod: Place, ztunnel: Ztunnel
+) -> None:
+    """A pod that leaves its own connects unanswered (a rule on its own `lo`) fills its share, and no more."""
+    fd = plane.map_fd("unanswered")
+    key = struct.pack("=Q", net.a.cookie)
+    refused = count(plane, Counter.CARRY_POD_FULL)
+    kernel.map_update(fd, key, struct.pack("=i", 8192))
+    try:
+        with dial(net.a, "10.77.2.1"), accepted(ztunnel.outbound4) as sock:
+            assert plane.note(sock) is None, "refused as a connection that nobody captured"
+        assert count(plane, Counter.CARRY_POD_FULL) == refused + 1
+    finally:
+        kernel.map_delete(fd, key)
+    with dial(net.a, "10.77.2.1"), accepted(ztunnel.outbound4) as sock:
+        assert plane.note(sock) is not None
+
+
+def held(plane: Plane, place: Place) -> int:
+    raw = kernel.map_lookup(plane.map_fd("unanswered"), struct.pack("=Q", place.cookie), 4)
+    return 0 if raw is None else int(struct.unpack("=i", raw)[0])
+
+
+def test_the_pods_share_is_given_back(net: Topology, plane: Plane, pod: Place) -> None:
+    with ExitStack() as stack:
+        waiting = unanswered(plane, pod, stack)
+        assert 0 < held(plane, pod) == plane.in_flight()
+        for sock in waiting[:3]:
+            sock.close()
+        assert held(plane, pod) == plane.in_flight()
+    assert held(plane, pod) == plane.in_flight() == 0
 
 
 def test_notes_of_200_parallel_connections_do_not_mix(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:

@@ -32,6 +32,25 @@ def test_dialling_app_sees_what_it_dialled_and_its_pod(
         assert app.getsockname()[1] == sock.getpeername()[1]
 
 
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [pytest.param("10.77.2.1", "10.77.1.1", id="v4"), pytest.param("fd77:2::1", "fd77:1::1", id="v6")],
+)
+def test_names_stay_when_the_pod_has_left_the_mesh(
+    net: Topology, plane: Plane, pod: Place, address: str, own: str
+) -> None:
+    """Its open connections live on."""
+    ztunnel = Ztunnel(plane, pod)
+    try:
+        listener = ztunnel.outbound6 if ":" in address else ztunnel.outbound4
+        with dial(pod, address) as app, accepted(listener):
+            plane.unenrol(pod.cookie)
+            assert app.getsockname()[0] == own
+            assert app.getpeername()[:2] == (address, PORT)
+    finally:
+        ztunnel.close()
+
+
 def test_ztunnel_sees_the_kernels_names(net: Topology, ztunnel: Ztunnel) -> None:
     with dial(net.a, "10.77.2.1"), accepted(ztunnel.outbound4) as sock:
         assert sock.getpeername()[0].startswith("127.")
