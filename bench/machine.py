@@ -43,7 +43,7 @@ def busy_share(seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Reading:
-    """What all processors together did, in milliseconds. Interrupts, all network softirqs included, are no process's."""
+    """What all processors together did, in milliseconds. Interrupts, network softirqs included, are no process's."""
 
     wall: float
     busy: float
