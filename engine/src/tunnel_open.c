@@ -45,7 +45,7 @@ static struct cv_seat *busiest_seat(struct cv_worker *worker, struct cv_seat *ow
 {
 	struct cv_seat *busiest = own;
 
-	cv_list_each(entry, &worker->seats) {
+	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
 		if (seat->young_count > busiest->young_count)

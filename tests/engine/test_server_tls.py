@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from mesh.reasons import Reason
 from tests.engine.certificates import Authority, Credentials, spiffe
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, ServerNode, close_server, make_server
-from tests.engine.harness import HBONE, connect, is_refused, listen, new_ip, until
+from tests.engine.harness import HBONE, connect, listen, new_ip, until
 from tests.engine.peers import Peer, tls_context
 
 

@@ -35,5 +35,5 @@ def test_key_that_is_no_name_is_refused(key: str) -> None:
 def test_places_of_a_node() -> None:
     paths = NodePaths("lab.1", Path("/b"), Path("/r"))
     assert paths.maps == Path("/b/culvert/lab_2e1/v2/maps")
-    assert paths.inbound(42) == Path("/b/culvert/lab_2e1/v1/pods/42/inbound")
+    assert paths.inbound(42) == Path("/b/culvert/lab_2e1/v2/pods/42/inbound")
     assert paths.manifest == Path("/r/lab.1/bpf/manifest.json")

@@ -33,8 +33,13 @@ def test_note_comes_back(note: Note) -> None:
 
 def test_note_has_the_port_in_network_order() -> None:
     raw = CNote.from_buffer_copy(Note(NoteKind.CLIENT, ip_address("192.0.2.1"), 0x1F90).pack())
-    assert bytes(raw)[32:34] == b"\x1f\x90"
+    assert bytes(raw)[48:50] == b"\x1f\x90"
     assert bytes(raw.orig) == bytes(10) + b"\xff\xff\xc0\x00\x02\x01"
+
+
+def test_note_keeps_the_pods_own_address() -> None:
+    note = Note(NoteKind.CAPTURED, ip_address("192.0.2.1"), 80, own=ip_address("10.0.0.1"))
+    assert Note.unpack(note.pack()) == note
 
 
 @pytest.mark.parametrize("ip4", [None, ip_address("10.0.0.1")])
