@@ -5,6 +5,7 @@ ALPN h2, HTTP/2 CONNECT over TCP.
 """
 
 import json
+import os
 import subprocess
 import time
 import urllib.request
@@ -199,7 +200,9 @@ def running(config: dict[str, Any], folder: Path, name: str, netns: Path | None 
     with log.open("w") as out:
         command = [binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
         command += ["--admin-address-path", str(admin)]
-        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=in_namespace)  # noqa: PLW1509
+        # A sanitizer's runtime that is preloaded into the tests kills Envoy, which has an allocator of its own.
+        own = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=in_namespace, env=own)  # noqa: PLW1509
         try:
             _wait_until_ready(process, admin, log, netns)
             yield Envoy(process, admin.read_text())
