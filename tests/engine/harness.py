@@ -276,6 +276,7 @@ class Engine:
         identity: str,
         *,
         outbound: socket.socket | None = None,
+        outbound6: socket.socket | None = None,
         inbound: socket.socket | None = None,
         hbone: socket.socket | None = None,
         netns: int = -1,
@@ -290,7 +291,7 @@ class Engine:
         text = [ffi.new("char[]", uid.encode()), ffi.new("char[]", identity.encode())]
         raw.number, raw.workload_uid, raw.identity = number, text[0], text[1]
         raw.netns = netns
-        raw.outbound4, raw.outbound6 = give(outbound), -1
+        raw.outbound4, raw.outbound6 = give(outbound), give(outbound6)
         raw.inbound, raw.hbone = give(inbound), give(hbone)
         return int(lib.cv_engine_add_pod(self._raw, raw))
 
