@@ -4,6 +4,7 @@ import datetime as dt
 import socket
 import ssl
 import struct
+from functools import partial
 
 import h2.events
 import pytest
@@ -135,6 +136,10 @@ def test_a_client_that_says_nothing_is_closed_at_the_deadline(
     close_server(node)
 
 
+def has_accepted(node: ServerNode, count: int) -> bool:
+    return bool(node.engine.stats().accepted == count)
+
+
 def test_of_too_many_handshakes_the_oldest_gives_way(
     server_credentials: Credentials, client_credentials: Credentials
 ) -> None:
@@ -142,7 +147,7 @@ def test_of_too_many_handshakes_the_oldest_gives_way(
     silent = []
     for count in range(1, 4):
         silent.append(connect((node.ip, HBONE)))
-        until(lambda count=count: node.engine.stats().accepted == count)
+        until(partial(has_accepted, node, count))
     peer = node.dial(client_credentials)
     assert peer.status(peer.connect(node.authority)) == 200
     assert node.engine.wait_closed().reason == Reason.LIMIT_HANDSHAKES
