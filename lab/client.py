@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from lab.ask import Refused, SupervisorGone, ask
 from lab.choice import LabError
 from lab.names import lab_fault
 from lab.paths import LabPaths
+from lab.span.options import Span
 
 START_DEADLINE_S = 20.0
+# Knocking at the home (lab.span.joined), its credentials, and the node.
+JOIN_DEADLINE_S = 45.0
 DOWN_DEADLINE_S = 30.0
 
 
@@ -52,6 +55,7 @@ class StartOptions:
 
     with_mesh: bool = True
     settings: str = "{}"
+    span: Span = field(default_factory=Span)
 
 
 def start(lab: str, options: StartOptions) -> None:
@@ -70,7 +74,7 @@ def start(lab: str, options: StartOptions) -> None:
             _sweep(lab)  # its supervisor was killed; this takes the directory and its lock away
     own.root.mkdir(parents=True, exist_ok=True)
     process = _spawn(own, options)
-    deadline = time.monotonic() + START_DEADLINE_S
+    deadline = time.monotonic() + (JOIN_DEADLINE_S if options.span.join else START_DEADLINE_S)
     while True:
         try:
             ask(own.control, {"do": "ping"}, 5.0)
@@ -108,7 +112,8 @@ def wait_ready(lab: str, timeout_s: float, progress: Callable[[str], None], only
     shown: set[str] = set()
     while True:
         status = order(lab, "status")
-        pods = [pod for pod in status["pods"] if only is None or _path(pod) in only]
+        # A machine that has not joined yet may do so tomorrow.
+        pods = [p for p in status["pods"] if not p["away"] and (only is None or _path(p) in only)]
         for pod in pods:
             if is_settled(pod) and _path(pod) not in shown:
                 shown.add(_path(pod))
@@ -151,6 +156,7 @@ def _spawn(own: LabPaths, options: StartOptions) -> "subprocess.Popen[bytes]":
         "LANG": "C.UTF-8",
     }
     command = [sys.executable, "-m", "lab.supervisor", "--lab", own.lab, "--settings", options.settings]
+    command += ["--span", options.span.to_json()]
     lock = os.open(own.root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # handed on: it falls when the supervisor ends

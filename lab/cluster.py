@@ -19,6 +19,7 @@ from lab.manifests import CLUSTER_SCOPED, NOT_RUN, Manifest, Ref, envelope_fault
 from lab.network import Network
 from lab.paths import LabPaths
 from lab.services import InvalidObject, ServiceAddresses, slice_faults
+from lab.span.machines import Machines
 from lab.store import Store
 from lab.workloads import PodSet
 from mesh.addresses import with_port
@@ -44,14 +45,16 @@ class Outcome:
 class Cluster:
     """All objects of a lab and what follows from them."""
 
-    def __init__(self, paths: LabPaths, network: Network, node_added: NodeAdded, hold_for_mesh: bool) -> None:
+    def __init__(
+        self, paths: LabPaths, network: Network, node_added: NodeAdded, hold_for_mesh: bool, machines: Machines
+    ) -> None:
         self._paths = paths
         self._store = Store(paths)
         self._network = network
         self._node_added = node_added
         self._addresses = ServiceAddresses()
         self._stale = asyncio.Event()
-        self.pods = PodSet(paths, self._store, network, self._stale.set, hold_for_mesh)
+        self.pods = PodSet(paths, self._store, network, self._stale.set, hold_for_mesh, machines)
 
     async def keep_services(self) -> None:
         """Work services out anew after every change; lasts as long as the lab."""
@@ -114,6 +117,39 @@ class Cluster:
         values = {**manifest["metadata"][field_name], **changes}
         manifest["metadata"][field_name] = {k: v for k, v in values.items() if v is not None}
         return (await self.apply([manifest]))[0]
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have every change of an object heard."""
+        self._store.changed = changed
+
+    def view(self, node: str) -> dict[Ref, Manifest]:
+        """All objects as the machine of a node elsewhere needs them; of its own pods it knows the status itself."""
+        return {ref: _for_node(item, node) for ref in self._store if (item := self._store.get(ref)) is not None}
+
+    def mirror(self, put: list[Manifest], gone: Iterable[Ref]) -> dict[Ref, str]:
+        """Take objects as the home of the lab has them; returns the pods that cannot be run here, with why."""
+        refused = {}
+        local = {node.name for node in self._network.local_nodes}
+        for item in sorted(put, key=_position):
+            if item["kind"] != "Pod" or item["spec"].get("nodeName") not in local:
+                self._store.put(item)
+                continue
+            try:
+                self.pods.mirror(item)
+            except ValueError as error:
+                refused[ref_of(item)] = str(error)
+        for ref in gone:
+            if self.pods.has(ref):
+                self.pods.forget(ref)
+            else:
+                self._store.remove(ref)
+        self._write_namespaces()
+        self._stale.set()
+        return refused
+
+    def refs(self) -> list[Ref]:
+        """All objects."""
+        return list(self._store)
 
     def objects(self) -> list[str]:
         """The names of all objects."""
@@ -214,12 +250,18 @@ class Cluster:
     def _write_namespaces(self) -> None:
         """What each node's agent reads of namespaces."""
         spaces = {m["metadata"]["name"]: {"labels": m["metadata"]["labels"]} for m in self._store.of_kind("Namespace")}
-        for node in self._network.nodes.values():
+        for node in self._network.local_nodes:
             self._paths.write(node.runtime / "namespaces.json", spaces)
 
 
 def _port_key(service: Manifest, port: Manifest) -> tuple[str, str, int]:
     return service["metadata"]["namespace"], service["metadata"]["name"], port["port"]
+
+
+def _for_node(item: Manifest, node: str) -> Manifest:
+    if item["kind"] != "Pod" or item["spec"].get("nodeName") != node:
+        return item
+    return {**item, "status": {"podIPs": item["status"]["podIPs"]}}
 
 
 def _position(manifest: Any) -> int:

@@ -27,6 +27,8 @@ CONTROLLER_NAME = "culvert-controller.culvert-system.svc"
 # Where each says that it works; the controller's is asked from the fabric, the others from their node.
 READY_PATH = "/healthz/ready"
 READY_PORTS = {CONTROLLER: 15014, AGENT: 15022, ZTUNNEL: 15021}
+# As the controller writes them; the certificate after the key it belongs to.
+CREDENTIAL_FILES = ("key.pem", "cert.pem", "roots.pem")
 CREDENTIALS_RENEWED_EVERY_S = 6 * 3600.0
 
 
@@ -76,15 +78,15 @@ def controller(paths: LabPaths, settings: Settings) -> list[str]:
     ]
 
 
-def credential(paths: LabPaths, settings: Settings, node: Node) -> list[str]:
-    """Issues a node's client certificate into its runtime directory, offline."""
+def credential(paths: LabPaths, settings: Settings, node: str, folder: Path) -> list[str]:
+    """Issues a node's client certificate into a directory, offline."""
     return [
         *_python(PACKAGES[CONTROLLER]),
         "credential",
         f"--state={paths.controller_state}",
         f"--trust-domain={settings.trust_domain}",
-        f"--node={node.name}",
-        f"--out={node.runtime / 'credentials'}",
+        f"--node={node}",
+        f"--out={folder}",
     ]
 
 

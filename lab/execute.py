@@ -62,6 +62,8 @@ def find(lab: str, target: str, container: str | None) -> Target:
         return _node_target(own, target)
     namespace, _, name = target.rpartition("/")
     entry = paths.read_json(own.pod_entry(namespace or "default", name)) if "/" not in namespace else None
+    if entry is not None and "elsewhere" in entry:
+        raise NoSuchTarget(f"pod {target} runs on {entry['elsewhere']}, which is another machine: say this there")
     if entry is None or entry["pid"] is None:
         raise NoSuchTarget(
             f"no pod {namespace or 'default'}/{name} runs in lab {lab!r} (`culvert lab status` shows all)"

@@ -4,8 +4,8 @@ A component that this installation lacks is reported and the rest runs.
 """
 
 import asyncio
+import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,16 @@ READY = Probe(http_path=components.READY_PATH)
 
 
 class Mesh:
-    """Starts, watches and stops them."""
+    """Starts, watches and stops them. Without a controller here, another machine issues credentials."""
 
-    def __init__(self, paths: LabPaths, network: Network, settings: Settings) -> None:
+    def __init__(self, paths: LabPaths, network: Network, settings: Settings, has_controller: bool = True) -> None:
+        self._has_controller = has_controller
         self._paths = paths
         self._network = network
         self._settings = settings
         self._missing = components.missing()
         self._environment = components.environment(BASE_ENVIRONMENT)
         self._running: dict[str, Supervised] = {}
-        self._credentials_at: dict[str, float] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -44,7 +44,7 @@ class Mesh:
 
     async def start_controller(self, background: Background) -> None:
         """Start the control plane, which waits for nobody."""
-        if CONTROLLER not in self._missing:
+        if self._has_controller and CONTROLLER not in self._missing:
             command = components.controller(self._paths, self._settings)
             self._start(CONTROLLER, command, self._network.fabric_path, self._paths.logs, background)
 
@@ -52,8 +52,8 @@ class Mesh:
         """Start a node's agent and ztunnel, with the credentials they present to the controller."""
         logs = self._paths.logs / "nodes" / node.name
         commands = {AGENT: components.agent(node), ZTUNNEL: components.ztunnel(node, self._settings)}
-        if CONTROLLER not in self._missing:
-            await self._issue(node)
+        if self._has_controller and CONTROLLER not in self._missing:
+            await self._issue(node.name, node.runtime / "credentials")
             background.start(self._renew(node), f"credentials of {node.name}")
         for name, command in commands.items():
             if name not in self._missing:
@@ -100,8 +100,19 @@ class Mesh:
         self._running[name] = supervised
         background.run_once(supervised.run(), name)
 
-    async def _issue(self, node: Node) -> None:
-        command = components.credential(self._paths, self._settings, node)
+    async def credentials_for(self, name: str) -> dict[str, str]:
+        """The credentials of a node of another machine, by file name; raises Refused."""
+        if CONTROLLER in self._missing:
+            return {}
+        folder = self._paths.controller_state / f"issued-{name}"
+        try:
+            await self._issue(name, folder)
+            return {file: (folder / file).read_text() for file in components.CREDENTIAL_FILES}
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _issue(self, name: str, folder: Path) -> None:
+        command = components.credential(self._paths, self._settings, name, folder)
 
         def issue() -> "subprocess.CompletedProcess[str]":
             return subprocess.run(
@@ -115,10 +126,9 @@ class Mesh:
 
         done = await asyncio.to_thread(issue)
         if done.returncode:
-            raise Refused(f"node {node.name} gets no credentials: {done.stderr.strip()[-500:]}")
-        self._credentials_at[node.name] = time.time()
+            raise Refused(f"node {name} gets no credentials: {done.stderr.strip()[-500:]}")
 
     async def _renew(self, node: Node) -> None:
         while True:
             await asyncio.sleep(components.CREDENTIALS_RENEWED_EVERY_S)
-            await self._issue(node)
+            await self._issue(node.name, node.runtime / "credentials")

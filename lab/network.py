@@ -8,7 +8,7 @@ from lab import dns, namespaces, nftables, wire
 from lab.endpoints import ServiceName, ServicePort
 from lab.nodes import Node
 from lab.paths import LabPaths, write_text
-from lab.plan import MAX_NODES, NodePlan, PlanExhausted
+from lab.plan import MAX_NODES, MTU, NodePlan, PlanExhausted
 from lab.process import BASE_ENVIRONMENT, Launch
 from lab.record import Record
 from lab.supervision import Supervised
@@ -19,13 +19,20 @@ FABRIC = "fabric"
 class Network:
     """Owns the fabric's and the nodes' namespaces and name servers."""
 
-    def __init__(self, paths: LabPaths, record: Record) -> None:
+    def __init__(self, paths: LabPaths, record: Record, mtu: int = MTU) -> None:
         self._paths = paths
         self._record = record
+        self._mtu = mtu
         self.nodes: dict[str, Node] = {}
         self.name_servers: dict[str, Supervised] = {}
         self._rules: dict[str, str] = {}
+        self._fabric_is_routed = False
         self.fabric = record.claim_netns(FABRIC)
+
+    @property
+    def local_nodes(self) -> list[Node]:
+        """The nodes that this machine runs."""
+        return [node for node in self.nodes.values() if node.is_local]
 
     @property
     def fabric_path(self) -> Path:
@@ -40,17 +47,24 @@ class Network:
         """A pod's namespace is gone."""
         self._record.release_netns(name)
 
-    async def make_fabric(self) -> None:
+    async def make_fabric(self, has_controller: bool = True) -> None:
         """The bridge; before any node."""
-        await asyncio.to_thread(lambda: wire.make_fabric(namespaces.create(self.fabric)))
+        make = wire.make_fabric
+        self._fabric_is_routed = has_controller
+        await asyncio.to_thread(lambda: make(namespaces.create(self.fabric), self._mtu, has_controller))
         self._record.name(FABRIC, self.fabric)
         write_text(self._paths.scratch, self._hosts, "")
 
-    async def add_node(self, name: str) -> Node:
-        """Make a node and join it to the others."""
-        if len(self.nodes) >= MAX_NODES:
-            raise PlanExhausted(f"a lab has at most {MAX_NODES} nodes")
-        node = Node(self._paths.lab, name, NodePlan(len(self.nodes) + 1), self._record.claim_netns(name))
+    async def add_remote_node(self, name: str, index: int | None = None) -> Node:
+        """Have the local nodes reach a node of another machine."""
+        node = Node(self._paths.lab, name, self._plan(index), netns_name="", is_local=False)
+        self.nodes[name] = node
+        await asyncio.to_thread(self._route_to, node.plan)
+        return node
+
+    async def add_node(self, name: str, index: int | None = None) -> Node:
+        """Make a node and join it to the others; its index is the next one, unless another machine has chosen it."""
+        node = Node(self._paths.lab, name, self._plan(index), self._record.claim_netns(name), self._mtu)
         self._record.claim_key(name)
         others = list(self.nodes.values())
         self.nodes[name] = node
@@ -68,7 +82,7 @@ class Network:
             write_text(self._paths.scratch, self._hosts, text)
             for server in self.name_servers.values():
                 server.signal(signal.SIGHUP)
-        await asyncio.gather(*(self._publish_rules(node, ports) for node in self.nodes.values()))
+        await asyncio.gather(*(self._publish_rules(node, ports) for node in self.local_nodes))
 
     async def _publish_rules(self, node: Node, ports: list[ServicePort]) -> None:
         text = nftables.render(node.plan, ports)
@@ -81,7 +95,20 @@ class Network:
         return self._paths.root / "dns.hosts"
 
     def _wire_node(self, node: Node, others: list[Node]) -> None:
-        wire.make_node(self.fabric_path, namespaces.create(node.netns_name), node.plan)
+        wire.make_node(self.fabric_path, namespaces.create(node.netns_name), node.plan, self._mtu)
         for other in others:
-            wire.route_between(node.netns, other.plan)
-            wire.route_between(other.netns, node.plan)
+            wire.route_to(node.netns, other.plan)
+        self._route_to(node.plan)
+
+    def _route_to(self, target: NodePlan) -> None:
+        """From every other local node, and from the fabric where that has an address."""
+        if self._fabric_is_routed:
+            wire.route_to(self.fabric_path, target)
+        for node in self.local_nodes:
+            if node.plan != target:
+                wire.route_to(node.netns, target)
+
+    def _plan(self, index: int | None) -> NodePlan:
+        if len(self.nodes) >= MAX_NODES:
+            raise PlanExhausted(f"a lab has at most {MAX_NODES} nodes")
+        return NodePlan(len(self.nodes) + 1 if index is None else index)

@@ -7,17 +7,19 @@ from typing import Any
 
 from lab import names, namespaces, paths
 from lab.manifests import Manifest
-from lab.plan import NodePlan, Numbers, pod_numbers
+from lab.plan import MTU, NodePlan, Numbers, pod_numbers
 
 
 @dataclass(slots=True)
 class Node:
-    """One node; the supervisor's loop owns it."""
+    """One node; the supervisor's loop owns it. One that is not local runs on another machine: here it is a route."""
 
     lab: str
     name: str
     plan: NodePlan
     netns_name: str
+    mtu: int = MTU
+    is_local: bool = True
     numbers: Numbers = field(default_factory=pod_numbers)
 
     @property

@@ -55,6 +55,11 @@ class LabPaths:
         return self.root / "control.sock"
 
     @property
+    def token(self) -> Path:
+        """The secret of a lab that spans several machines."""
+        return self.root / "token"
+
+    @property
     def pods(self) -> Path:
         """How to enter each running pod: one file per pod, read by `lab exec`."""
         return self.root / "pods"

@@ -24,6 +24,10 @@ GATEWAY6 = IPv6Address("fe80::1")
 # Where a node's name server listens, the address that node-local caches use.
 DNS4 = IPv4Address("169.254.20.10")
 
+MTU = 1500
+# Between machines: room for VXLAN over IPv6 (70 bytes), also where the network below has 1450 or 1480 itself.
+SPAN_MTU = 1380
+
 MAX_NODES = 200
 NODE_PORTS = range(30000, 32768)
 

@@ -42,8 +42,21 @@ class PodIdentity:
     link: str
 
 
+def host_status(identity: PodIdentity) -> dict[str, Any]:
+    """The part of Pod.status that follows from where a pod was placed."""
+    node = identity.node.plan
+    return {
+        "podIP": identity.ips[0],
+        "podIPs": [{"ip": ip} for ip in identity.ips],
+        "hostIP": str(node.ipv4),
+        "hostIPs": [{"ip": str(node.ipv4)}, {"ip": str(node.ipv6)}],
+    }
+
+
 class PodRun:
     """Runs one pod. `changed` is called whenever `status()` would read differently."""
+
+    is_away = False
 
     def __init__(
         self,
@@ -140,10 +153,7 @@ class PodRun:
         return {
             "phase": self._phase(),
             "message": self._message,
-            "podIP": self.identity.ips[0],
-            "podIPs": [{"ip": ip} for ip in self.identity.ips],
-            "hostIP": str(self.identity.node.plan.ipv4),
-            "hostIPs": [{"ip": str(self.identity.node.plan.ipv4)}, {"ip": str(self.identity.node.plan.ipv6)}],
+            **host_status(self.identity),
             "conditions": conditions,
             "initContainerStatuses": [run.state.status() for run in self._inits],
             "containerStatuses": [run.state.status() for run in self._containers],
@@ -187,7 +197,7 @@ class PodRun:
     def _wire(self) -> None:
         node, identity = self.identity.node, self.identity
         ipv4, ipv6 = node.plan.pod(node.number_of(identity.ips[0]))
-        place = PodPlace(identity.link, namespaces.create(self.netns), ipv4, ipv6)
+        place = PodPlace(identity.link, namespaces.create(self.netns), ipv4, ipv6, node.mtu)
         wire.make_pod(node.netns, node.plan, place)
 
     def _unwire(self) -> None:

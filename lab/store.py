@@ -4,18 +4,19 @@ One writer: the supervisor's loop. A file is written when the object has changed
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lab.manifests import Manifest, Ref, ref_of
 from lab.paths import LabPaths
 
 
 class Store:
-    """All objects by Ref, mirrored to files."""
+    """All objects by Ref, mirrored to files. `changed` is called after each change."""
 
     def __init__(self, paths: LabPaths) -> None:
         self._paths = paths
         self._objects: dict[Ref, Manifest] = {}
+        self.changed: Callable[[], None] = lambda: None
 
     def get(self, ref: Ref) -> Manifest | None:
         """The object, which the caller must not change."""
@@ -41,12 +42,14 @@ class Store:
         path = self._paths.manifests / ref.kind.lower() / _file_name(ref)
         path.parent.mkdir(exist_ok=True)
         self._paths.write(path, manifest)
+        self.changed()
         return True
 
     def remove(self, ref: Ref) -> None:
         """Forget an object and its file."""
         if self._objects.pop(ref, None) is not None:
             (self._paths.manifests / ref.kind.lower() / _file_name(ref)).unlink(missing_ok=True)
+            self.changed()
 
 
 def _file_name(ref: Ref) -> str:

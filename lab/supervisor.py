@@ -10,8 +10,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lab import cleanup, components
@@ -23,12 +25,24 @@ from lab.logfiles import keep_bounded
 from lab.manifests import Manifest, Ref
 from lab.mesh import Mesh
 from lab.network import Network
+from lab.nodes import Node
 from lab.paths import LabPaths
+from lab.plan import MTU, SPAN_MTU
 from lab.record import Record
 from lab.services import InvalidObject
+from lab.span.home import Facts, Home
+from lab.span.joined import Entered, Joined, JoinRefused, LabEnded, enter, keep_credentials
+from lab.span.link import LinkLost
+from lab.span.machines import Machines
+from lab.span.options import Span, endpoint
+from lab.span.overlay import Overlay
+from lab.span.secret import InvalidToken, keep_token
 from mesh.aio import Background
 
 log = logging.getLogger(__name__)
+
+# What a person can act on: said in one line, without a traceback.
+EXPECTED = (InvalidToken, JoinRefused, LabEnded, LinkLost, OSError)
 
 # `lab down` is not a rolling update: programs get a moment to write what they must.
 DOWN_GRACE_S = 2.0
@@ -37,16 +51,24 @@ DOWN_GRACE_S = 2.0
 class Supervisor:
     """One lab, from its first namespace to its last file."""
 
-    def __init__(self, lab: str, with_mesh: bool, settings: Settings) -> None:
+    def __init__(self, lab: str, with_mesh: bool, settings: Settings, span: Span, entered: Entered | None) -> None:
         self._paths = LabPaths(lab)
         self._make_directories()
-        self._network = Network(self._paths, Record(self._paths))
-        self._mesh = Mesh(self._paths, self._network, settings) if with_mesh else None
+        self._span = span
+        mtu = SPAN_MTU if span.listen or entered else MTU
+        self._network = Network(self._paths, Record(self._paths), mtu)
+        self._mesh = Mesh(self._paths, self._network, settings, has_controller=entered is None) if with_mesh else None
         # Without an agent or a ztunnel nothing is ever captured, and a pod would wait for ever.
         hold = self._mesh is not None and self._mesh.is_complete
-        self._cluster = Cluster(self._paths, self._network, self._add_node, hold)
+        machines = Machines()
+        self._cluster = Cluster(self._paths, self._network, self._add_node, hold, machines)
         self._background = Background()
         self._down = asyncio.Event()
+        self._joined = Joined(entered, self._cluster, self._network) if entered else None
+        self._home: Home | None = None
+        if span.listen:
+            facts = Facts(lab, with_mesh, settings.to_json())
+            self._home = Home(facts, keep_token(self._paths, span), self._cluster, self._network, machines)
 
     async def run(self) -> None:
         """The whole life of a lab."""
@@ -55,11 +77,15 @@ class Supervisor:
             loop.add_signal_handler(number, self._down.set)
         try:
             async with self._background:
-                await self._network.make_fabric()
+                await self._network.make_fabric(has_controller=self._joined is None)
                 self._background.start(self._cluster.keep_services(), "services")
                 self._background.start(keep_bounded(self._paths.logs), "log files")
                 if self._mesh is not None:
                     await self._mesh.start_controller(self._background)
+                if self._home is not None:
+                    await self._open(self._home)
+                if self._joined is not None:
+                    await self._enter(self._joined)
                 async with ControlServer(self._paths.control, self._handlers()):
                     await self._until_down()
                 await self._stop()
@@ -67,6 +93,32 @@ class Supervisor:
             left = await asyncio.to_thread(cleanup.sweep, self._paths.lab)
             for line in left:
                 log.error("left behind: %s", line)
+
+    async def _open(self, home: Home) -> None:
+        address, port = endpoint(self._span.listen)
+        home.listen(address, port)
+        overlay = Overlay(self._network.fabric_path, home.network_id, address)
+        await overlay.make()
+        if self._mesh is not None:
+            home.issue = self._mesh.credentials_for
+        self._background.start(home.serve(overlay), "joined machines")
+
+    async def _enter(self, joined: Joined) -> None:
+        await joined.overlay.make()
+
+        async def add_own_node(files: dict[str, str]) -> None:
+            await self._make_node(joined.node, joined.index, lambda folder: keep_credentials(folder, files))
+
+        await joined.begin(add_own_node)
+        self._background.run_once(self._stay(joined), "home")
+
+    async def _stay(self, joined: Joined) -> None:
+        node = self._network.nodes[joined.node]
+        try:
+            await joined.live(lambda: self._component_status(node), node.runtime / "credentials")
+        except LabEnded as error:
+            log.warning("%s: this machine's part of it ends too", error)
+            self._down.set()
 
     async def _until_down(self) -> None:
         down = asyncio.get_running_loop().create_task(self._down.wait(), name="down")
@@ -80,6 +132,8 @@ class Supervisor:
                 await task
 
     async def _stop(self) -> None:
+        if self._home is not None:
+            await self._home.say_goodbye()
         await self._cluster.pods.delete_all(DOWN_GRACE_S)
         if self._mesh is not None:
             await self._mesh.stop(DOWN_GRACE_S)
@@ -91,20 +145,31 @@ class Supervisor:
         self._paths.controller_state.mkdir(mode=0o700, exist_ok=True)
 
     async def _add_node(self, name: str) -> None:
-        node = await self._network.add_node(name)
+        if self._home is not None and name not in self._span.local:
+            await self._network.add_remote_node(name)
+            self._home.expect(name)
+        else:
+            await self._make_node(name)
+
+    async def _make_node(
+        self, name: str, index: int | None = None, prepare: Callable[[Path], None] = lambda _: None
+    ) -> None:
+        node = await self._network.add_node(name, index)
         (node.runtime / "pods").mkdir(parents=True, exist_ok=True)
         node.runtime.chmod(0o700)
+        prepare(node.runtime / "credentials")
         self._background.start(self._network.name_servers[name].run(), f"dns on {name}")
         await self._cluster.publish_services()
         if self._mesh is not None:
             await self._mesh.add_node(node, self._background)
 
     def _handlers(self) -> dict[str, Any]:
+        here = self._joined is None
         return {
             "ping": self._ping,
-            "apply": self._apply,
-            "delete": self._delete,
-            "label": self._label,
+            "apply": self._apply if here else self._refer,
+            "delete": self._delete if here else self._refer,
+            "label": self._label if here else self._refer,
             "get": self._get,
             "status": self._status,
             "restart": self._restart,
@@ -144,21 +209,31 @@ class Supervisor:
             raise Refused(f"there is no {ref} in lab {self._paths.lab}")
         return {"object": found}
 
+    async def _refer(self, order: dict[str, Any]) -> dict[str, Any]:
+        assert self._joined is not None, "only then"
+        home = self._joined.home_address
+        raise Refused(f"this machine has joined the lab of {home}, which keeps its objects: say this there")
+
+    def _component_status(self, node: Node) -> dict[str, Any]:
+        """The components of one node, wherever it is."""
+        if not node.is_local:
+            return self._home.components_of(node.name) if self._home is not None else {}
+        servers = self._network.name_servers
+        own = {"dns": servers[node.name].status()} if node.name in servers else {}
+        return {**own, **(self._mesh.node_status(node) if self._mesh is not None else {})}
+
     async def _status(self, order: dict[str, Any]) -> dict[str, Any]:
         nodes = [
             {
                 "name": node.name,
                 "key": node.key,
-                "netns": str(node.netns),
+                "netns": str(node.netns) if node.is_local else "",
                 "ips": [str(node.plan.ipv4), str(node.plan.ipv6)],
                 "pod_cidrs": [str(node.plan.pods4), str(node.plan.pods6)],
-                "components": {
-                    "dns": self._network.name_servers[node.name].status(),
-                    **(self._mesh.node_status(node) if self._mesh is not None else {}),
-                },
+                "components": self._component_status(node),
             }
             for node in self._network.nodes.values()
-            if node.name in self._network.name_servers
+            if node.name in self._network.name_servers or not node.is_local
         ]
         mesh: dict[str, Any] = self._mesh.status() if self._mesh is not None else {"enabled": False}
         mesh["waiting_for"] = await self._mesh.faults() if self._mesh is not None else []
@@ -167,10 +242,16 @@ class Supervisor:
             "supervisor": os.getpid(),
             "fabric": {"netns": str(self._network.fabric_path)},
             "mesh": mesh,
+            "span": self._span_status(),
             "nodes": nodes,
             "pods": self._cluster.pods.summaries(),
             "services": self._cluster.services(),
         }
+
+    def _span_status(self) -> dict[str, Any]:
+        if self._home is not None:
+            return {"machines": self._home.status()}
+        return {"joined": self._joined.status()} if self._joined is not None else {}
 
     async def _restart(self, order: dict[str, Any]) -> dict[str, Any]:
         target = order["target"]
@@ -180,6 +261,8 @@ class Supervisor:
                 raise Refused("this lab is without a mesh (it was started with --no-mesh)")
             self._mesh.signal(target.removeprefix("node/"), number)
             return {"target": target}
+        if self._joined is not None:
+            return await self._refer(order)
         namespace, _, name = target.rpartition("/")
         ref = Ref("Pod", namespace or "default", name)
         if not self._cluster.pods.has(ref):
@@ -198,14 +281,24 @@ def main() -> int:
     parser.add_argument("--lab", required=True)
     parser.add_argument("--no-mesh", action="store_true")
     parser.add_argument("--settings", default="{}", help="Settings as JSON")
+    parser.add_argument("--span", default="{}", help="Span as JSON")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings.from_json(arguments.settings)
+    settings, span = Settings.from_json(arguments.settings), Span.from_json(arguments.span)
 
     async def live() -> None:
-        await Supervisor(arguments.lab, not arguments.no_mesh, settings).run()
+        with_mesh, entered = not arguments.no_mesh, None
+        chosen = settings
+        if span.join:
+            entered = await enter(LabPaths(arguments.lab), span)
+            with_mesh, chosen = entered.welcome.with_mesh, Settings.from_json(entered.welcome.settings)
+        await Supervisor(arguments.lab, with_mesh, chosen, span, entered).run()
 
-    asyncio.run(live())
+    try:
+        asyncio.run(live())
+    except EXPECTED as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

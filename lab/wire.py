@@ -1,13 +1,13 @@
 """Wires namespaces into a routed network as a CNI plugin and a node's boot would: links, addresses, routes, sysctls.
 
-Every function here works inside a namespace of the lab, on a thread of its own (`mesh.netns.inside`); none does
-anything in the namespace of the machine. Functions block; the supervisor calls them from worker threads.
+Every function here works inside a namespace of the lab, on a thread of its own (`mesh.netns.inside`); only
+`make_overlay` begins in the namespace of the machine. Functions block; the supervisor calls them from worker threads.
 """
 
 import errno
 import hashlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -29,6 +29,9 @@ SCOPE_LINK = 253
 NODE_LINK = "eth0"
 POD_LINK = "eth0"
 BRIDGE = "br0"
+OVERLAY = "vxlan0"
+VXLAN_PORT = 4789
+EVERYBODY = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +42,68 @@ class PodPlace:
     netns: Path
     ipv4: IPv4Address
     ipv6: IPv6Address
+    mtu: int
 
 
-def make_fabric(fabric: Path) -> None:
-    """The bridge between the nodes; its own address is the controller's."""
+def make_fabric(fabric: Path, mtu: int, has_controller: bool) -> None:
+    """The bridge between the nodes; its own address is the controller's, where that runs here."""
 
     def wire() -> None:
         _sysctls({"net/ipv4/ip_forward": 1, "net/ipv6/conf/all/forwarding": 1})
         with IPRoute() as ip:
             _up(ip, "lo")
-            ip.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_mcast_snooping=0)
-            _address(ip, BRIDGE, plan.CONTROLLER4, plan.FABRIC4.prefixlen)
-            _address(ip, BRIDGE, plan.CONTROLLER6, plan.FABRIC6.prefixlen)
+            ip.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_mcast_snooping=0, mtu=mtu)
+            if has_controller:
+                _address(ip, BRIDGE, plan.CONTROLLER4, plan.FABRIC4.prefixlen)
+                _address(ip, BRIDGE, plan.CONTROLLER6, plan.FABRIC6.prefixlen)
             _up(ip, BRIDGE)
 
     _inside(fabric, wire)
 
 
-def make_node(fabric: Path, node: Path, node_plan: NodePlan) -> None:
+def make_overlay(fabric: Path, network_id: int, own_address: str) -> None:
+    """A port of the bridge that leads to other machines; its packets travel in the namespace of the caller."""
+    local = {"vxlan_local6" if ":" in own_address else "vxlan_local": own_address}
+    try:
+        with IPRoute() as ip:
+            ip.link("add", ifname=OVERLAY, kind="vxlan", vxlan_id=network_id, vxlan_port=VXLAN_PORT, mtu=plan.SPAN_MTU,
+                    vxlan_learning=1, net_ns_fd=str(fabric), **local)  # fmt: skip
+    except NetlinkError as error:
+        raise OSError(error.code, f"a VXLAN port on {own_address}: {error}") from error
+
+    def enslave() -> None:
+        with IPRoute() as ip:
+            ip.link("set", index=_index(ip, OVERLAY), master=_index(ip, BRIDGE))
+            _up(ip, OVERLAY)
+
+    _inside(fabric, enslave)
+
+
+def flood(fabric: Path, added: Iterable[str], gone: Iterable[str]) -> None:
+    """Send frames for everybody (and for whom nobody knows) to these machines too, and to those no more."""
+
+    def wire() -> None:
+        with IPRoute() as ip:
+            index = _index(ip, OVERLAY)
+            for address in gone:
+                ip.fdb("del", ifindex=index, lladdr=EVERYBODY, dst=address)
+            for address in added:
+                ip.fdb("append", ifindex=index, lladdr=EVERYBODY, dst=address)
+
+    _inside(fabric, wire)
+
+
+def make_node(fabric: Path, node: Path, node_plan: NodePlan, mtu: int) -> None:
     """One node: its link to the fabric, forwarding, routes to nowhere else."""
     port = f"n{node_plan.index}"
 
     def join() -> None:
         with IPRoute() as ip:
-            peer = {"ifname": NODE_LINK, "net_ns_fd": str(node)}
-            ip.link("add", ifname=port, kind="veth", peer=peer)
+            # The same on every machine and at every start: what others remember of a node stays true.
+            peer = {"ifname": NODE_LINK, "net_ns_fd": str(node), "mtu": mtu, "address": _mac(port, "node")}
+            ip.link("add", ifname=port, kind="veth", mtu=mtu, peer=peer)
             ip.link("set", index=_index(ip, port), master=_index(ip, BRIDGE))
             _up(ip, port)
-            ip.route("add", dst=str(node_plan.pods4), gateway=str(node_plan.ipv4))
-            ip.route("add", dst=str(node_plan.pods6), gateway=str(node_plan.ipv6))
 
     def boot() -> None:
         _sysctls(
@@ -103,8 +139,8 @@ def _node_routes(ip: IPRoute, node_plan: NodePlan) -> None:
         ip.route("add", dst=nowhere, type="unreachable")
 
 
-def route_between(node: Path, other: NodePlan) -> None:
-    """Have one node reach the pods of another."""
+def route_to(node: Path, other: NodePlan) -> None:
+    """Have a node (or the fabric) reach the pods of another node."""
 
     def wire() -> None:
         with IPRoute() as ip:
@@ -120,8 +156,8 @@ def make_pod(node: Path, node_plan: NodePlan, pod: PodPlace) -> None:
 
     def join() -> None:
         with IPRoute() as ip:
-            peer = {"ifname": POD_LINK, "net_ns_fd": str(pod.netns), "address": pod_mac}
-            ip.link("add", ifname=pod.link, kind="veth", address=node_mac, peer=peer)
+            peer = {"ifname": POD_LINK, "net_ns_fd": str(pod.netns), "address": pod_mac, "mtu": pod.mtu}
+            ip.link("add", ifname=pod.link, kind="veth", address=node_mac, mtu=pod.mtu, peer=peer)
             index = _index(ip, pod.link)
             _up(ip, pod.link)
             for address, own in ((pod.ipv4, node_plan.ipv4), (pod.ipv6, node_plan.ipv6)):

@@ -23,6 +23,8 @@ from lab.plan import PlanExhausted
 from lab.pods import PodFailed, PodIdentity, PodRun
 from lab.podspec import InvalidPod, PodSpec, parse_pod
 from lab.services import InvalidObject
+from lab.span.machines import Machines
+from lab.span.remote import RemotePod
 from lab.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ SET_UPS_AT_ONCE = 4
 
 @dataclass(slots=True)
 class _Pod:
-    run: PodRun
+    run: PodRun | RemotePod
     task: "asyncio.Task[None]"
     manifest: Manifest
     applied: Manifest
@@ -44,14 +46,23 @@ class PodSet:
     """All pods that exist. `changed` is called when any of them looks different to services."""
 
     def __init__(
-        self, paths: LabPaths, store: Store, network: Network, changed: Callable[[], None], hold_for_mesh: bool
+        self,
+        paths: LabPaths,
+        store: Store,
+        network: Network,
+        changed: Callable[[], None],
+        hold_for_mesh: bool,
+        machines: Machines,
     ) -> None:
+        self._machines = machines
+        machines.changed = self._show_all_of
         self._hold_for_mesh = hold_for_mesh
         self._paths = paths
         self._store = store
         self._network = network
         self._changed = changed
         self._pods: dict[Ref, _Pod] = {}
+        self._ending: set[str] = set()
         self._slots = asyncio.Semaphore(SET_UPS_AT_ONCE)
 
     def apply(self, manifest: Manifest) -> tuple[str, tuple[str, ...]]:
@@ -65,19 +76,36 @@ class PodSet:
             self._relabel(existing, manifest["metadata"])
             return "configured", ()
         run, admitted = self._admit(manifest)
-        after = existing.task if existing is not None else None
-        if existing is not None:
-            self._end(ref, existing, existing.run.spec.grace_s)
-        task = asyncio.get_running_loop().create_task(self._live(ref, run, after), name=str(ref))
-        self._pods[ref] = _Pod(run, task, admitted, manifest)
-        self._show(ref)
+        self._enter(ref, run, admitted, manifest)
         return "replaced" if existing is not None else "created", run.spec.unused
+
+    def mirror(self, manifest: Manifest) -> None:
+        """Take a pod of this machine's node as the home of the lab wants it; raises InvalidObject."""
+        ref, metadata = ref_of(manifest), manifest["metadata"]
+        existing = self._pods.get(ref)
+        if "deletionTimestamp" in metadata:
+            self.forget(ref, metadata.get("deletionGracePeriodSeconds"))
+        elif existing is None or existing.run.identity.uid != metadata["uid"]:
+            own = {key: value for key, value in manifest.items() if key != "status"}
+            spec = parse_pod(own, {})
+            ips = tuple(entry["ip"] for entry in manifest["status"]["podIPs"])
+            identity = self._identity(ref, metadata["uid"], self._network.nodes[spec.node], ips)
+            self._enter(ref, self._run_here(identity, own), own, own)
+        elif existing.manifest["metadata"] != metadata:
+            self._relabel(existing, metadata)
+
+    def forget(self, ref: Ref, grace_s: float | None = None) -> None:
+        """Begin to end a pod, if there is such a one."""
+        pod = self._pods.get(ref)
+        if pod is not None:
+            self._end(ref, pod, pod.run.spec.grace_s if grace_s is None else grace_s)
 
     async def delete(self, ref: Ref, grace_s: float | None) -> None:
         """End a pod and wait until nothing of it is left; raises KeyError."""
         pod = self._pods[ref]
         self._end(ref, pod, pod.run.spec.grace_s if grace_s is None else grace_s)
-        await asyncio.wait([pod.task])
+        if not pod.run.is_away:  # else it ends when its machine is back: nobody knows when
+            await asyncio.wait([pod.task])
 
     async def delete_all(self, grace_s: float) -> None:
         """End all pods at once."""
@@ -115,7 +143,8 @@ class PodSet:
                     "ready": not pod.ending and _is_ready(status),
                     "why": "is being ended" if pod.ending else pod.run.why_not_ready(),
                     "ips": list(pod.run.identity.ips),
-                    "netns": str(pod.run.netns_path),
+                    "netns": str(pod.run.netns_path) if pod.run.identity.node.is_local else "",
+                    "away": pod.run.is_away,
                     "pid": pod.run.sandbox_pid,
                     "restarts": sum(c["restartCount"] for c in status["containerStatuses"]),
                     "mesh": self._mesh_state(ref, pod),
@@ -124,7 +153,30 @@ class PodSet:
             )
         return found
 
+    def reports(self) -> dict[str, Any]:
+        """What the home of the lab hears of the pods here, by uid; also of those that are being ended."""
+        found = {}
+        for ref, pod in self._pods.items():
+            found[pod.run.identity.uid] = {
+                "status": pod.run.status(),
+                "why": pod.run.why_not_ready(),
+                "mesh": self._mesh_state(ref, pod),
+            }
+        return {**dict.fromkeys(self._ending, _ENDING), **found}
+
+    def _enter(self, ref: Ref, run: PodRun | RemotePod, admitted: Manifest, applied: Manifest) -> None:
+        """Have a pod live, after the one of the same name that it replaces."""
+        existing = self._pods.get(ref)
+        if existing is not None:
+            self._end(ref, existing, existing.run.spec.grace_s)
+        after = existing.task if existing is not None else None
+        task = asyncio.get_running_loop().create_task(self._live(ref, run, after), name=str(ref))
+        self._pods[ref] = _Pod(run, task, admitted, applied)
+        self._show(ref)
+
     def _mesh_state(self, ref: Ref, pod: _Pod) -> dict[str, Any]:
+        if isinstance(pod.run, RemotePod):
+            return pod.run.mesh_state()
         if not self._hold_for_mesh:
             return {"asked": False, "state": "", "reason": ""}
         row = capture.row_of(pod.run.identity.node, pod.run.identity.uid)
@@ -133,13 +185,12 @@ class PodSet:
         found = row or {}
         return {"asked": asked, "settled": settled, "state": found.get("state", ""), "reason": found.get("reason", "")}
 
-    def _admit(self, manifest: Manifest) -> tuple[PodRun, Manifest]:
+    def _admit(self, manifest: Manifest) -> tuple[PodRun | RemotePod, Manifest]:
         ref = ref_of(manifest)
         try:
             spec = parse_pod(manifest, {})
             node = self._place(spec)
             identity = self._identify(ref, spec, node)
-            spec = parse_pod(manifest, self._facts(identity, spec))
         except InvalidPod as error:
             raise InvalidObject(error.faults) from error
         except PlanExhausted as error:
@@ -149,11 +200,18 @@ class PodSet:
             "metadata": {**manifest["metadata"], "uid": identity.uid},
             "spec": {**manifest["spec"], "nodeName": node.name, "serviceAccountName": spec.service_account},
         }
+        if node.is_local:
+            return self._run_here(identity, manifest), admitted
+        return RemotePod(identity, spec, self._machines.of(node.name), lambda: self._show(ref)), admitted
+
+    def _run_here(self, identity: PodIdentity, manifest: Manifest) -> PodRun:
+        ref = ref_of(manifest)
+        spec = parse_pod(manifest, self._facts(identity, parse_pod(manifest, {})))
 
         def config_map(name: str) -> Manifest | None:
             return self._store.get(Ref("ConfigMap", ref.namespace, name))
 
-        return PodRun(self._paths, identity, spec, config_map, lambda: self._show(ref)), admitted
+        return PodRun(self._paths, identity, spec, config_map, lambda: self._show(ref))
 
     def _place(self, spec: PodSpec) -> Node:
         nodes = self._network.nodes
@@ -170,9 +228,10 @@ class PodSet:
         else:
             ipv4, ipv6 = node.plan.pod(node.numbers.allocate())
             ips = (str(ipv4), str(ipv6))
-        uid = str(uuid.uuid4())
-        link = names.link_name(uid, ref.name)
-        return PodIdentity(ref.namespace, ref.name, uid, node, ips, link)
+        return self._identity(ref, str(uuid.uuid4()), node, ips)
+
+    def _identity(self, ref: Ref, uid: str, node: Node, ips: tuple[str, ...]) -> PodIdentity:
+        return PodIdentity(ref.namespace, ref.name, uid, node, ips, names.link_name(uid, ref.name))
 
     def _facts(self, identity: PodIdentity, spec: PodSpec) -> dict[str, str]:
         return {
@@ -186,7 +245,7 @@ class PodSet:
             "host_ip": str(identity.node.plan.ipv4),
         }
 
-    async def _live(self, ref: Ref, run: PodRun, after: "asyncio.Task[None] | None") -> None:
+    async def _live(self, ref: Ref, run: PodRun | RemotePod, after: "asyncio.Task[None] | None") -> None:
         """A pod from nothing to nothing; `_end` cancels it once, which ends its programs."""
         try:
             await self._begin(ref, run, after)
@@ -202,9 +261,12 @@ class PodSet:
             await _until_cancelled()
         await self._finish(ref, run)
 
-    async def _begin(self, ref: Ref, run: PodRun, after: "asyncio.Task[None] | None") -> None:
+    async def _begin(self, ref: Ref, run: PodRun | RemotePod, after: "asyncio.Task[None] | None") -> None:
         if after is not None:
             await asyncio.wait([after])
+        if isinstance(run, RemotePod):
+            self._paths.write(self._paths.pod_entry(ref.namespace, ref.name), {"elsewhere": run.identity.node.name})
+            return
         async with self._slots:
             if not run.spec.host_network:
                 run.netns = self._network.claim_pod_netns(run.identity.node, ref.namespace, ref.name)
@@ -227,7 +289,7 @@ class PodSet:
         labels = namespace["metadata"]["labels"] if namespace is not None else {}
         return capture.asks_for_mesh(self._pods[ref].manifest["metadata"]["labels"], labels)
 
-    async def _finish(self, ref: Ref, run: PodRun) -> None:
+    async def _finish(self, ref: Ref, run: PodRun | RemotePod) -> None:
         self._paths.pod_entry(ref.namespace, ref.name).unlink(missing_ok=True)
         await run.tear_down()
         self._agent_file(run, ref).unlink(missing_ok=True)
@@ -235,6 +297,7 @@ class PodSet:
         if not run.spec.host_network:
             run.identity.node.numbers.release(run.identity.node.number_of(run.identity.ips[0]))
             self._network.release_netns(run.netns)
+        self._ending.discard(run.identity.uid)
         own = self._pods.get(ref)
         if own is not None and own.run is run:
             del self._pods[ref]
@@ -245,6 +308,7 @@ class PodSet:
         pod.run.grace_s = min(grace_s, pod.run.grace_s) if pod.ending else grace_s
         if not pod.ending:
             pod.ending = True
+            self._ending.add(pod.run.identity.uid)
             self._show(ref)
             pod.task.cancel()
 
@@ -252,9 +316,14 @@ class PodSet:
         kept = {"uid": pod.manifest["metadata"]["uid"]}
         pod.manifest = {**pod.manifest, "metadata": {**metadata, **kept}}
         ref = ref_of(pod.manifest)
-        if self._agent_file(pod.run, ref).exists():
+        if isinstance(pod.run, PodRun) and self._agent_file(pod.run, ref).exists():
             self._publish(ref, pod.run)
         self._show(ref)
+
+    def _show_all_of(self, node: str) -> None:
+        for ref, pod in list(self._pods.items()):
+            if pod.run.identity.node.name == node:
+                self._show(ref)
 
     def _show(self, ref: Ref) -> None:
         """Write the object with its status as it is now."""
@@ -263,7 +332,8 @@ class PodSet:
             return
         manifest = {**pod.manifest, "status": pod.run.status()}
         if pod.ending:
-            manifest["metadata"] = {**manifest["metadata"], "deletionTimestamp": "1970-01-01T00:00:00Z"}
+            ending = {"deletionTimestamp": "1970-01-01T00:00:00Z", "deletionGracePeriodSeconds": pod.run.grace_s}
+            manifest["metadata"] = {**manifest["metadata"], **ending}
         if self._store.put(manifest):
             self._changed()
 
@@ -286,8 +356,16 @@ class PodSet:
         self._paths.write(self._agent_file(run, ref), facts)
         self._paths.write(self._paths.pod_entry(ref.namespace, ref.name), run.entry())
 
-    def _agent_file(self, run: PodRun, ref: Ref) -> Path:
+    def _agent_file(self, run: PodRun | RemotePod, ref: Ref) -> Path:
         return run.identity.node.runtime / "pods" / f"{ref.namespace}_{ref.name}.json"
+
+
+# What a report says of a pod that another one has replaced and that is not gone yet.
+_ENDING: dict[str, Any] = {
+    "status": {"phase": "Running", "conditions": [], "containerStatuses": []},
+    "why": "is being ended",
+    "mesh": {"asked": False, "state": "", "reason": ""},
+}
 
 
 def _is_ready(status: Manifest) -> bool:

@@ -15,6 +15,7 @@ COMMANDS = {
     "label": Lazy("cli.lab.objects", "label", "Set or remove labels, as for enrolment."),
     "exec": Lazy("cli.lab.execute", "exec_command", "Run a command in a pod or on a node."),
     "logs": Lazy("cli.lab.show", "logs", "Print what a container or component wrote."),
+    "token": Lazy("cli.lab.machines", "token", "Print the secret with which other machines join."),
     "restart": Lazy("cli.lab.life", "restart", "Restart a pod or a mesh component."),
 }
 

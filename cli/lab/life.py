@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cli.lab.machines import check_local, span_of
 from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from lab import client, manifests, names, paths
 from lab.choice import LabError, choose
@@ -21,7 +22,7 @@ DEFAULT_NODES = ("node-1", "node-2")
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.argument("directory", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--lab", "lab_name", envvar="CULVERT_LAB", default=DEFAULT_LAB, show_default=True, metavar="NAME",
               help="What to call it (or CULVERT_LAB).")  # fmt: skip
 @click.option("--nodes", metavar="N|A,B,...", help="Number or names of nodes; default: the Node objects, else those "
@@ -29,8 +30,14 @@ DEFAULT_NODES = ("node-1", "node-2")
 @click.option("--no-mesh", is_flag=True, help="Only the network and the pods.")
 @click.option("--istio-labels", is_flag=True, help="Honour istio.io labels too, with istio-system as root namespace.")
 @click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for the pods.")
+@click.option("--listen", metavar="ADDRESS[:PORT]", help="Let other machines join, at this address of this machine.")
+@click.option("--join", metavar="ADDRESS[:PORT]", help="Run a node of the lab that listens there.")
+@click.option("--local", metavar="A,B,...", help="With --listen or --join: the nodes that this machine runs.")
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+              help="The secret that the machines of a lab share; --listen makes one when none is given.")  # fmt: skip
 @json_option
-def up(directory: Path, lab_name: str, nodes: str | None, no_mesh: bool, istio_labels: bool, timeout: float,
+def up(directory: Path | None, lab_name: str, nodes: str | None, no_mesh: bool, istio_labels: bool, timeout: float,
+       listen: str | None, join: str | None, local: str | None, token_file: Path | None,
        as_json: bool) -> None:  # fmt: skip
     r"""Start a lab from a directory (or file) of Kubernetes manifests.
 
@@ -40,18 +47,31 @@ def up(directory: Path, lab_name: str, nodes: str | None, no_mesh: bool, istio_l
     \b
     culvert lab up manifests/
     culvert lab up manifests/ --lab two --nodes 3 --no-mesh
+
+    On several machines: the first one is given the manifests and takes all orders, the others run one node each.
+
+    \b
+    culvert lab up manifests/ --listen 192.0.2.1 --local node-1; culvert lab token > token
+    culvert lab up --join 192.0.2.1 --local node-2 --token-file token
     """
-    objects, faults = _read([directory])
-    objects = [*_nodes(objects, nodes), *(o for o in objects if o["kind"] != "Node")]
+    span = span_of(listen, join, local, token_file)
+    if join and (directory or nodes or no_mesh or istio_labels):
+        raise click.UsageError("with --join, the first machine has the manifests and says what runs")
+    if directory is None and not join:
+        raise click.UsageError("a DIRECTORY of manifests is missing")
+    objects, faults = _read([directory]) if directory else ([], [])
+    own_nodes = _nodes(objects, nodes) if directory else []
+    check_local(span, own_nodes) if listen else None
+    objects = [*own_nodes, *(o for o in objects if o["kind"] != "Node")]
     settings: dict[str, Any] = {"istio_labels": True, "root_namespace": "istio-system"} if istio_labels else {}
     progress = (lambda _: None) if as_json else complain
     try:
-        client.start(lab_name, StartOptions(with_mesh=not no_mesh, settings=json.dumps(settings)))
+        client.start(lab_name, StartOptions(not no_mesh, json.dumps(settings), span))
     except LabError as error:
         fail(str(error))
     try:
         with _down_when_interrupted(lab_name):
-            refused = report(client.order(lab_name, "apply", timeout + 60, objects=objects)["outcomes"])
+            refused = _apply(lab_name, objects, timeout)
             for name in client.order(lab_name, "status")["mesh"].get("missing", ()):
                 progress(f"{name} is not installed here and does not run")
             not_ready = client.wait_ready(lab_name, timeout, progress)
@@ -113,6 +133,11 @@ def restart(target: str, signal_name: str, timeout: float, lab_name: str | None)
         fail(str(error))
     if not_ready:
         fail(f"not ready: {not_ready[0]}")
+
+
+def _apply(lab: str, objects: list[Manifest], timeout: float) -> list[str]:
+    """A new lab's objects; returns the refusals. A machine that joins has none of its own."""
+    return report(client.order(lab, "apply", timeout + 60, objects=objects)["outcomes"]) if objects else []
 
 
 def report(outcomes: list[dict[str, Any]]) -> list[str]:

@@ -126,8 +126,9 @@ def _components(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     mesh = "with mesh" if found["mesh"]["enabled"] else "without mesh"
-    lines = [f"lab {found['lab']} ({mesh}), supervisor {found['supervisor']}", "", "NODE  ADDRESSES  NETNS"]
-    lines += [f"{n['name']}  {' '.join(n['ips'])}  {Path(n['netns']).name}" for n in found["nodes"]]
+    lines = [f"lab {found['lab']} ({mesh}), supervisor {found['supervisor']}", *_span(found["span"])]
+    lines += ["", "NODE  ADDRESSES  NETNS"]
+    lines += [f"{n['name']}  {' '.join(n['ips'])}  {Path(n['netns']).name or 'elsewhere'}" for n in found["nodes"]]
     lines += ["", "COMPONENT  STATE  PID  RESTARTS"]
     for where, items in _components(found):
         lines += [f"{where}{name}  {s['state']}  {s['pid'] or '-'}  {s['restarts']}" for name, s in items.items()]
@@ -143,6 +144,17 @@ def _lines(found: dict[str, Any]) -> list[str]:
         ports = ", ".join(f"{p['port']} -> {len(p['endpoints'])} endpoints" for p in s["ports"])
         lines.append(f"{s['namespace']}/{s['name']}  {' '.join(s['ips']) or 'headless'}  {ports}")
     return _aligned(lines)
+
+
+def _span(span: dict[str, Any]) -> list[str]:
+    """Where the rest of the lab is, when it spans several machines."""
+    if "joined" in span:
+        joined = span["joined"]
+        return [f"part of lab {joined['lab']} of {joined['home']}{'' if joined['connected'] else ', which is away'}"]
+    return [
+        f"{node} is for another machine: {m['address'] if m['joined'] else 'which is away'}"
+        for node, m in span.get("machines", {}).items()
+    ]
 
 
 def _aligned(lines: list[str]) -> list[str]:
