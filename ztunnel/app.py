@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -42,7 +43,7 @@ from ztunnel.telemetry.access_log import AccessLog
 from ztunnel.telemetry.flows import FlowMetrics
 from ztunnel.telemetry.labels import Edge
 from ztunnel.telemetry.metrics import ConnectionMetrics
-from ztunnel.telemetry.process import ProcessMetrics
+from ztunnel.telemetry.process import EngineStats, ProcessMetrics
 from ztunnel.updates import Updates
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,10 @@ class Ztunnel:
         place = self.config.place
         return NodeIdentity(place.node, place.pod_name, place.pod_namespace, place.instance_ip, place.cluster_id)
 
+    def _stats(self) -> EngineStats:
+        stats = self.engine.stats()
+        return replace(stats, events_dropped=stats.events_dropped + self.reporter.lines_lost)
+
     def registry(self) -> CollectorRegistry:
         """Every metric of this process."""
         registry = CollectorRegistry(auto_describe=False)
@@ -117,7 +122,7 @@ class Ztunnel:
             FlowMetrics(self.kernel.edges, self.engine.flows, self.names.workload, self.kernel.remove_edges)
         )
         registry.register(
-            ProcessMetrics(dump.VERSION, self.engine.stats, self.ads, self.identities, self.pods, self.agent)
+            ProcessMetrics(dump.VERSION, self._stats, self.ads, self.identities, self.pods, self.agent)
         )
         return registry
 

@@ -94,6 +94,7 @@ class Reporter:
         self._pods = pods
         self._identities = identities
         self._drained = drained
+        self.lines_lost = 0  # of the access log: nobody takes them, the disk behind it may be full
 
     def take(self) -> int:
         """Handle what waits, up to one batch; returns how many events there were."""
@@ -112,9 +113,18 @@ class Reporter:
                 self._pods.removed(event.pod)
             elif event.kind == EventKind.DRAINED:
                 self._drained()
-        if self._access_log is not None:
-            self._access_log.write(ended)
+        self._tell(ended)
         return len(events)
+
+    def _tell(self, ended: list[tuple[ConnectionEvent, Edge]]) -> None:
+        if self._access_log is None:
+            return
+        try:
+            self._access_log.write(ended)
+        except OSError as error:  # a log that cannot be written keeps nobody from connections, metrics or draining
+            if not self.lines_lost:
+                log.error("the access log cannot be written: %s; what it loses is counted", error)
+            self.lines_lost += len(ended)
 
     def take_all(self) -> None:
         """Handle everything that waits, before a scrape or at the end."""

@@ -197,6 +197,7 @@ class DataPath:
             bytes_sent=raw.bytes_sent,
             bytes_received=raw.bytes_received,
             downstream=self._address(raw.downstream),
+            original=self._address(raw.original),
             upstream=self._address(raw.upstream),
             hbone=self._address(raw.hbone),
             identity=self._text(raw.identity),

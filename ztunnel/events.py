@@ -57,6 +57,7 @@ class ConnectionEvent:
     bytes_sent: int = 0
     bytes_received: int = 0
     downstream: SocketAddress | None = None
+    original: SocketAddress | None = None
     upstream: SocketAddress | None = None
     hbone: SocketAddress | None = None
     identity: str = ""

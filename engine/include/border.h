@@ -292,7 +292,8 @@ struct cv_event {
 	uint64_t bytes_sent;  /* towards the accepting side */
 	uint64_t bytes_received;
 	struct cv_endpoint downstream;  /* who connected */
-	struct cv_endpoint upstream;    /* the application's destination */
+	struct cv_endpoint original;    /* outbound: what the application dialled, possibly a service */
+	struct cv_endpoint upstream;    /* the application at the far end: what CONNECT asks for, or where plain TCP goes */
 	struct cv_endpoint hbone;       /* the other end of the tunnel, zero when plain */
 	char identity[512];             /* authenticated peer; IDENTITY: the one that is needed */
 	char detail[256];               /* one short sentence for the log, or empty */

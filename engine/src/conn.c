@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "engine.h"
+#include "note.h"
 #include "pool.h"
 #include "tcp.h"
 
@@ -48,6 +49,13 @@ void cv_conn_describe(const struct cv_conn *conn, uint8_t kind, enum cv_reason r
 	ret->bytes_received = cv_relay_sent(&conn->relay, 0);
 	ret->downstream = conn->client;
 	ret->upstream = conn->destination;
+	if (conn->direction == CV_DIR_OUTBOUND) {
+		ret->original = conn->destination;
+		if (conn->route.authority.port)
+			ret->upstream = conn->route.authority;
+		else if (conn->route.dial.port)
+			ret->upstream = conn->route.dial;
+	}
 	ret->hbone = conn->hbone;
 	copy_text(ret->identity, sizeof(ret->identity), conn->identity ? conn->identity->s : NULL);
 	copy_text(ret->detail, sizeof(ret->detail), conn->detail);

@@ -332,7 +332,7 @@ def test_captured_connection_reaches_envoy_as_hbone(lab: Lab, envoy_server: envo
     assert read_to_end(client) == b"the answer"
     line = lab.logged("node-a", "direction=outbound", "bytes_sent=8", "bytes_recv=10")
     assert "dst.identity=spiffe://cluster.local/ns/foreign/sa/envoy" in line
-    assert f"dst.hbone_addr={lab.ip('envoy')}:15008" in line
+    assert f"dst.addr={lab.ip('envoy')}:15008" in line
 
 
 def test_captured_128_mib_with_checksum_through_envoy(lab: Lab, envoy_server: envoy.Envoy, closing: ExitStack) -> None:

@@ -71,9 +71,9 @@ def test_a_port_that_nobody_serves_is_reset_and_named(mesh: Mesh) -> None:
     found = mesh.client("shop/client", "try_connect", mesh.ips("shop/web")[0], 7999)
     assert found["outcome"] in ("ConnectionResetError", "ConnectionRefusedError")
     assert found["after"] < 2
-    line = mesh.logged("node-b", dst__addr=f"{mesh.ips('shop/web')[0]}:7999")
-    assert line["reason"] == "connect_refused"
-    assert mesh.logged("node-a", dst__addr=f"{mesh.ips('shop/web')[0]}:7999")["reason"] == "peer_unavailable"
+    asked = {"dst__addr": f"{mesh.ips('shop/web')[0]}:15008", "dst__hbone_addr": f"{mesh.ips('shop/web')[0]}:7999"}
+    assert mesh.logged("node-b", **asked)["reason"] == "connect_refused"
+    assert mesh.logged("node-a", **asked)["reason"] == "peer_unavailable"
 
 
 def test_a_pod_reaches_its_own_loopback_and_itself(mesh: Mesh) -> None:

@@ -197,7 +197,7 @@ def _pods(pods: Iterable[Pod], connections: list[ConnectionEvent], names: Names)
             by_number[event.pod]["inbound" if edge.inbound else "outbound"].append(
                 {
                     "src": str(event.downstream),
-                    "originalDst": str(event.upstream),
+                    "originalDst": str(event.original or event.upstream),
                     "actualDst": str(event.hbone or event.upstream),
                     "protocol": "HBONE" if event.path == Path.HBONE else "TCP",
                     "peerIdentity": event.identity or None,

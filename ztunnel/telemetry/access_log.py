@@ -1,7 +1,7 @@
 """One line per connection, at its end: who, where to, how much, how long, and why it ended.
 
-Keys and their order are those that users of Istio's ztunnel parse; `reason` and `policy` are ours. Lines of one batch
-of events are written at once.
+Keys and their order are those that users of Istio's ztunnel parse; ours are `dst.original_addr` (a service address that
+was dialled), `reason` and `policy`. Lines of one batch of events are written at once.
 """
 
 import json
@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from mesh.reasons import Reason
-from ztunnel.events import ConnectionEvent
+from ztunnel.events import ConnectionEvent, Path, SocketAddress
+from ztunnel.model import HBONE_PORT
 from ztunnel.telemetry.labels import Edge
 
 Fields = dict[str, str | int]
@@ -28,8 +29,7 @@ def fields(event: ConnectionEvent, edge: Edge, policy_name: PolicyName) -> Field
         "src.workload": edge.source.name if edge.source else None,
         "src.namespace": edge.source.namespace if edge.source else None,
         "src.identity": edge.source_principal or None,
-        "dst.addr": str(event.upstream) if event.upstream else None,
-        "dst.hbone_addr": str(event.hbone) if event.hbone else None,
+        **_destination(event, edge),
         "dst.service": edge.service.hostname if edge.service else None,
         "dst.workload": edge.destination.name if edge.destination else None,
         "dst.namespace": edge.destination.namespace if edge.destination else None,
@@ -44,6 +44,21 @@ def fields(event: ConnectionEvent, edge: Edge, policy_name: PolicyName) -> Field
         "error": _error(event, reason, policy),
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _destination(event: ConnectionEvent, edge: Edge) -> dict[str, str | None]:
+    """`dst.addr` is where packets go, which is port 15008 for HBONE; `dst.hbone_addr` is what was asked for there."""
+    if event.upstream is None:
+        return {}
+    original = str(event.original) if event.original and event.original != event.upstream else None
+    if event.path != Path.HBONE:
+        return {"dst.addr": str(event.upstream), "dst.original_addr": original}
+    tunnel = SocketAddress(event.upstream.ip, HBONE_PORT) if edge.inbound else event.hbone
+    return {
+        "dst.addr": str(tunnel) if tunnel else None,
+        "dst.hbone_addr": str(event.upstream),
+        "dst.original_addr": original,
+    }
 
 
 def _error(event: ConnectionEvent, reason: Reason, policy: str | None) -> str | None:

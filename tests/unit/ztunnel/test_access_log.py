@@ -1,11 +1,13 @@
 import io
 import json
+from dataclasses import replace
 
 from mesh.identity import Identity
 from mesh.reasons import Reason
-from tests.support.mesh import event, workload
+from tests.support.mesh import address, event, workload
+from ztunnel.events import Path
 from ztunnel.model import Service
-from ztunnel.telemetry.access_log import AccessLog
+from ztunnel.telemetry.access_log import AccessLog, fields
 from ztunnel.telemetry.labels import Edge
 
 CLIENT, WEB = workload("client"), workload("web-1", service_account="web")
@@ -52,6 +54,20 @@ def test_a_complete_connection_reads_as_istio_users_expect() -> None:
     assert 'src.identity="' not in pairs
     assert f"src.identity={Identity('cluster.local', 'shop', 'client')}" in pairs
     assert "bytes_sent=5 bytes_recv=7 duration=12ms reason=ok" in pairs
+
+
+def test_addresses_of_a_tunnel_and_of_what_was_dialled() -> None:
+    outbound = replace(EDGE, inbound=False)
+    facts = event(original=address("10.96.0.1", 80), hbone=address("10.1.1.1", 15008))
+    shown = fields(facts, outbound, {}.get)
+    assert shown["dst.addr"] == "10.1.1.1:15008"
+    assert shown["dst.hbone_addr"] == "10.1.1.1:8080"
+    assert shown["dst.original_addr"] == "10.96.0.1:80"
+    assert fields(event(), EDGE, {}.get)["dst.addr"] == "10.1.1.1:15008"
+    plain = fields(event(path=Path.PLAIN, hbone=None, original=address("10.1.1.1", 8080)), outbound, {}.get)
+    assert plain["dst.addr"] == "10.1.1.1:8080"
+    assert "dst.hbone_addr" not in plain
+    assert "dst.original_addr" not in plain
 
 
 def test_a_denied_connection_names_its_policy() -> None:

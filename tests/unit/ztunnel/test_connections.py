@@ -1,98 +1,51 @@
-import io
-from collections import deque
+"""What the reporter does with events when a part of it cannot do its work."""
 
-from bpf.layout import Direction
-from mesh.identity import Identity
-from mesh.reasons import Reason
+from typing import Any, cast
+
 from tests.support.mesh import event
-from tests.unit.ztunnel.mesh_builder import Lab, workload
-from ztunnel.connections import BATCH, Names, Reporter
-from ztunnel.events import ConnectionEvent, EventKind, Path
+from ztunnel.connections import Names, Reporter
+from ztunnel.events import ConnectionEvent, EventKind
+from ztunnel.identity.manager import IdentityManager
+from ztunnel.inpod.pods import PodTable
+from ztunnel.state import Here, Store
 from ztunnel.telemetry.access_log import AccessLog
 from ztunnel.telemetry.metrics import ConnectionMetrics
-
-CLIENT = workload("client", "10.0.0.1", node="node-a")
-PEER = "spiffe://cluster.local/ns/other/sa/peer"
 
 
 class Engine:
     def __init__(self, *events: ConnectionEvent) -> None:
-        self.waiting = deque(events)
+        self.waiting = list(events)
 
     def events(self, most: int) -> list[ConnectionEvent]:
-        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        return taken
 
     def connections(self) -> list[ConnectionEvent]:
         return []
 
 
-class Others:
-    """Whoever else hears of events: pods and identities."""
-
+class Pods:
     def __init__(self) -> None:
-        self.removed_pods: list[int] = []
-        self.hurried: list[Identity] = []
-        self.drained = 0
+        self.gone: list[int] = []
 
     def removed(self, number: int) -> None:
-        self.removed_pods.append(number)
-
-    def hurry(self, identity: Identity) -> None:
-        self.hurried.append(identity)
-
-    def over(self) -> None:
-        self.drained += 1
+        self.gone.append(number)
 
 
-def reporter(*events: ConnectionEvent) -> tuple[Reporter, Others, io.StringIO, Engine]:
-    lab, others, out, engine = Lab(CLIENT), Others(), io.StringIO(), Engine(*events)
-    names = Names(lab.store)
-    metrics = ConnectionMetrics(lambda: [])
-    log = AccessLog(out, False, names.policy)
-    made = Reporter(engine, names, metrics, log, others, others, others.over)  # type: ignore[arg-type]
-    return made, others, out, engine
-
-
-def test_events_reach_whom_they_concern() -> None:
-    made, others, out, _ = reporter(
-        event(kind=EventKind.OPENED),
-        event(kind=EventKind.CLOSED),
-        event(kind=EventKind.IDENTITY, identity="spiffe://cluster.local/ns/shop/sa/web"),
-        event(kind=EventKind.IDENTITY, identity="nonsense"),
-        event(kind=EventKind.POD_REMOVED, pod=9),
-        event(kind=EventKind.DRAINED),
-    )
-    assert made.take() == 6
-    assert others.removed_pods == [9]
-    assert others.hurried == [Identity("cluster.local", "shop", "web")]
-    assert others.drained == 1
-    assert out.getvalue().count("connection complete") == 1
-
-
-def test_a_burst_is_taken_in_batches_and_whole_when_asked() -> None:
-    made, _, out, engine = reporter(*[event() for _ in range(BATCH + 7)])
-    assert made.take() == BATCH
-    assert len(engine.waiting) == 7
-    made.take_all()
-    assert not engine.waiting
-    assert out.getvalue().count("\n") == BATCH + 7
-
-
-def test_a_principal_is_shown_only_where_it_was_proved() -> None:
-    lab = Lab(CLIENT)
-    names = Names(lab.store)
-    number = lab.number("client")
-    identity = str(lab.store.workload(number).identity)  # type: ignore[union-attr]
-    outbound = names.edge(event(direction=Direction.OUTBOUND, source=number, identity=PEER))
-    assert (outbound.source_principal, outbound.destination_principal) == (identity, PEER)
-    inbound = names.edge(event(direction=Direction.INBOUND, destination=number, identity=PEER))
-    assert (inbound.source_principal, inbound.destination_principal) == (PEER, identity)
-    plain = names.edge(event(direction=Direction.INBOUND, destination=number, path=Path.PLAIN, identity=""))
-    assert (plain.source_principal, plain.destination_principal, plain.mutual_tls) == ("", "", False)
-
-
-def test_numbers_that_nobody_knows_are_nobody() -> None:
-    names = Names(Lab(CLIENT).store)
-    edge = names.edge(event(source=77, destination=78, service=79, reason=Reason.UNKNOWN_SOURCE))
-    assert (edge.source, edge.destination, edge.service) == (None, None, None)
-    assert names.policy(80) is None
+def test_a_log_that_cannot_be_written_costs_lines_and_nothing_else() -> None:
+    """The disk behind standard output is full."""
+    store, pods, drained = Store(Here("node-a", "", "Kubernetes")), Pods(), []
+    engine = Engine(event(), event(), event(kind=EventKind.POD_REMOVED, pod=7), event(kind=EventKind.DRAINED))
+    with open("/dev/full", "w") as full:
+        reporter = Reporter(
+            engine,
+            Names(store),
+            ConnectionMetrics(lambda: ()),
+            AccessLog(full, True, lambda number: None),
+            cast(PodTable, pods),
+            cast(IdentityManager, cast(Any, None)),
+            lambda: drained.append(True),
+        )
+        reporter.take_all()
+        assert (reporter.lines_lost, pods.gone, drained) == (2, [7], [True])
+        full.detach()

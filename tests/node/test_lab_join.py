@@ -1,0 +1,235 @@
+"""One lab on two machines, each of them a network namespace that has nothing but a cable to the other.
+
+machine a (198.51.100.1)                  machine b (198.51.100.2)
++------------------------------+          +------------------------------+
+| home: controller             |  veth    | joined                       |
+| node-a: shop/client          |----------| node-b: shop/web             |
+|         legacy/outside       |  VXLAN   |                              |
++------------------------------+          +------------------------------+
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.node import lab_stage
+from tests.node.lab_stage import left_behind
+from tests.node.mesh_stage import eventually
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and loads programs: needs root"),
+]
+
+HOME_IP, JOINED_IP = "198.51.100.1", "198.51.100.2"
+SERVE = ["python3", "-m", "http.server", "8000", "--bind", "::"]
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """Programs at the cgroup root see the whole machine: one set of tests at a time."""
+    with Path("/run/lock/culvert-test.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Machine:
+    """`culvert lab ...` on one machine; each calls the lab by a name of its own, as they share these directories."""
+
+    def __init__(self, end, ip):
+        self.lab = lab_stage.name(f"join{end}")
+        self.netns = Path(f"/run/netns/cvjoin{end}{os.getpid()}")
+        self.ip = ip
+
+    def within(self, *words):
+        return ["nsenter", f"--net={self.netns}", *words]
+
+    def culvert(self, *words, **options):
+        command = self.within(*lab_stage.CULVERT, "lab", *words)
+        defaults = {"capture_output": True, "text": True, "timeout": 90}
+        environment = {**os.environ, "CULVERT_LAB": self.lab}
+        return subprocess.run(command, cwd=lab_stage.ROOT, env=environment, check=False, **{**defaults, **options})
+
+    def must(self, *words, **options):
+        done = self.culvert(*words, **options)
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
+
+    def status(self):
+        return lab_stage.status(self.lab)
+
+    def pod(self, path):
+        return next(p for p in self.status()["pods"] if f"{p['namespace']}/{p['name']}" == path)
+
+    def fetch(self, pod, url):
+        """The HTTP status of a request from a pod, or curl's complaint."""
+        done = self.culvert("exec", pod, "--", "curl", "-sS", "-m", "5", "-o", "/run/body", "-w", "%{http_code}", url)
+        return done.stdout if done.returncode == 0 else done.stderr.strip()
+
+
+def run(*words):
+    subprocess.run(words, check=True)
+
+
+@contextmanager
+def two_machines():
+    a, b = Machine("a", HOME_IP), Machine("b", JOINED_IP)
+    with ExitStack() as stack:
+        for machine in (a, b):
+            run("ip", "netns", "add", machine.netns.name)
+            stack.callback(run, "ip", "netns", "del", machine.netns.name)
+        run(*a.within("ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(b.netns)))
+        for machine in (a, b):
+            run(*machine.within("ip", "address", "add", f"{machine.ip}/24", "dev", "cable"))
+            for link in ("lo", "cable"):
+                run(*machine.within("ip", "link", "set", link, "up"))
+            stack.callback(machine.culvert, "down")
+        yield a, b
+
+
+def named(kind, namespace, name, spec, **labels):
+    metadata = {"name": name, "namespace": namespace, "labels": labels}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def pod(namespace, name, node, **container):
+    spec = {"nodeName": node, "serviceAccountName": name, "containers": [{"name": "c", **container}]}
+    return named("Pod", namespace, name, spec, app=name)
+
+
+def manifests(folder):
+    probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 1}
+    shop = {"name": "shop", "labels": {"culvert.io/mesh": "enabled"}}
+    objects = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": shop},
+        pod("shop", "web", "node-b", command=SERVE, workingDir="/usr/share/doc", readinessProbe=probe),
+        pod("shop", "client", "node-a"),
+        pod("legacy", "outside", "node-a"),
+        named("Service", "shop", "web", {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8000}]}),
+    ]
+    (folder / "all.yaml").write_text(yaml.safe_dump_all(objects))
+    return str(folder / "all.yaml")
+
+
+def join(machine, token, *options):
+    return machine.culvert("up", "--join", HOME_IP, "--local", "node-b", "--token-file", str(token), *options)
+
+
+@contextmanager
+def lab_on_both(folder):
+    with two_machines() as (a, b):
+        a.must("up", manifests(folder), "--listen", HOME_IP, "--local", "node-a")
+        token = folder / "token"
+        token.write_text(a.must("token"))
+        done = join(b, token)
+        assert done.returncode == 0, done.stderr
+        eventually(lambda: a.pod("shop/web")["ready"])
+        yield a, b, token
+
+
+def test_pods_of_both_machines_meet_in_one_mesh_and_down_leaves_nothing(tmp_path):
+    with lab_on_both(tmp_path) as (a, b, token):
+        assert eventually(lambda: a.fetch("shop/client", "http://web/")) == "200"
+        for ip in b.pod("shop/web")["ips"]:
+            host = f"[{ip}]" if ":" in ip else ip
+            assert a.fetch("shop/client", f"http://{host}:8000/") == "200"
+            assert a.fetch("legacy/outside", f"http://{host}:8000/") == "200"
+        log = b.must("logs", "node/node-b/ztunnel")
+        assert "src.identity=spiffe://cluster.local/ns/shop/sa/client" in log
+        assert a.pod("shop/web")["mesh"]["state"] == "captured"
+        # A whole frame's worth and more in both directions: nothing between the machines is too large for the way.
+        a.must("exec", "shop/client", "--", "sh", "-c",
+               "head -c 3000000 /dev/zero | curl -sS -m 10 -T - -o /dev/null http://web/x")  # fmt: skip
+        refer = b.culvert("label", "namespace", "shop", "a=b")
+        assert refer.returncode == 1
+        assert HOME_IP in refer.stderr
+        assert "another machine" in a.culvert("exec", "shop/web", "--", "true").stderr
+
+        assert b.culvert("down").returncode == 0
+        assert left_behind(b.lab) == []
+        eventually(lambda: not a.pod("shop/web")["ready"])
+        assert a.status()["span"]["machines"]["node-b"]["joined"] is False
+        assert join(b, token).returncode == 0
+        assert eventually(lambda: a.fetch("shop/client", "http://web/") == "200")
+
+        assert a.culvert("down").returncode == 0
+        assert left_behind(a.lab) == []
+        # The lab is one thing: its end at home is its end everywhere.
+        eventually(lambda: left_behind(b.lab) == [], 15)
+
+
+def test_objects_changed_at_home_change_on_the_joined_machine(tmp_path):
+    with lab_on_both(tmp_path) as (a, b, _):
+        first = a.pod("shop/web")
+        a.must("restart", "shop/web")
+        second = a.pod("shop/web")
+        assert second["ready"]
+        assert second["ips"] != first["ips"]
+        assert [p["ips"] for p in b.status()["pods"]] == [second["ips"]]
+
+        policy = named("AuthorizationPolicy", "shop", "nobody", {"action": "ALLOW"})
+        policy["apiVersion"] = "security.istio.io/v1"
+        a.must("apply", "-f", "-", input=yaml.safe_dump(policy))
+        eventually(lambda: a.fetch("shop/client", "http://web/") != "200")
+        a.must("delete", "authorizationpolicy", "shop/nobody")
+        eventually(lambda: a.fetch("shop/client", "http://web/") == "200")
+
+        a.must("delete", "pod", "shop/web")
+        assert b.status()["pods"] == []
+
+
+def test_pods_of_a_joined_machine_outlive_a_cut_cable(tmp_path):
+    with lab_on_both(tmp_path) as (a, b, _):
+        run(*b.within("ip", "link", "set", "cable", "down"))
+        eventually(lambda: not a.pod("shop/web")["ready"], 30)
+        assert "away" in a.pod("shop/web")["why"]
+        before = b.pod("shop/web")
+        assert before["ready"]
+        run(*b.within("ip", "link", "set", "cable", "up"))
+        eventually(lambda: a.pod("shop/web")["ready"], 30)
+        assert b.pod("shop/web")["pid"] == before["pid"]
+        eventually(lambda: a.fetch("shop/client", "http://web/") == "200", 10)
+
+
+def test_killed_supervisor_of_a_joined_machine_leaves_what_down_removes(tmp_path):
+    with lab_on_both(tmp_path) as (a, b, _):
+        os.kill(b.status()["supervisor"], signal.SIGKILL)
+        eventually(lambda: not a.pod("shop/web")["ready"], 30)
+        assert b.culvert("down").returncode == 0
+        assert left_behind(b.lab) == []
+
+
+def test_stranger_and_wrong_node_are_refused_with_a_reason(tmp_path):
+    with two_machines() as (a, b):
+        a.must("up", manifests(tmp_path), "--listen", HOME_IP, "--local", "node-a", "--no-mesh")
+        right, wrong = tmp_path / "right", tmp_path / "wrong"
+        right.write_text(a.must("token"))
+        wrong.write_text("culvert-lab-1." + "A" * 43)
+        begin = time.monotonic()
+        stranger = join(b, wrong)
+        assert stranger.returncode == 1
+        assert "does not hold the same token" in stranger.stderr
+        taken = b.culvert("up", "--join", HOME_IP, "--local", "node-a", "--token-file", str(right))
+        assert taken.returncode == 1
+        assert "'node-a' is no node for another machine; these are: node-b" in taken.stderr
+        assert time.monotonic() - begin < 60
+        assert left_behind(b.lab) == []
+        assert right.read_text().strip() not in a.must("logs", "supervisor")
+        assert join(b, right).returncode == 0
+        assert eventually(lambda: a.fetch("shop/client", "http://web/") == "200")
+
+
+def test_listening_on_an_address_of_another_machine_is_said(tmp_path):
+    with two_machines() as (a, _):
+        done = a.culvert("up", manifests(tmp_path), "--listen", "198.51.100.77", "--local", "node-a", "--no-mesh")
+        assert done.returncode == 1
+        assert "listening for other machines on 198.51.100.77" in done.stderr
+        assert left_behind(a.lab) == []
