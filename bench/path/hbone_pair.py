@@ -6,7 +6,7 @@ each application, one worker, no access log), `culvert` (one worker, no access l
 `culvert_default` (as installed: two workers, access log). The culvert arms include eBPF capture and policy.
 
 Placement `split`: all of the client's node on CPU 0, all of the server's on CPU 1. `free`: the scheduler decides.
-Many short rounds beat few long ones on a machine that is shared: what others disturb is repeated once and then left out.
+Many short rounds, because machines are shared: what others disturb is repeated once and then left out.
 
 Numbers that would change a decision: added p50 above 0.5 or p99 above 0.6 of Envoy's, bulk below 1.3 or new
 connections below 3 times Envoy's send us back to the engine.
