@@ -121,9 +121,7 @@ class Ztunnel:
         registry.register(
             FlowMetrics(self.kernel.edges, self.engine.flows, self.names.workload, self.kernel.remove_edges)
         )
-        registry.register(
-            ProcessMetrics(dump.VERSION, self._stats, self.ads, self.identities, self.pods, self.agent)
-        )
+        registry.register(ProcessMetrics(dump.VERSION, self._stats, self.ads, self.identities, self.pods, self.agent))
         return registry
 
     def servers(self) -> Iterator[HttpServer]:

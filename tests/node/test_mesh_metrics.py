@@ -65,6 +65,31 @@ def test_an_open_connection_is_counted_while_it_lasts(mesh: Mesh) -> None:
     eventually(lambda: mesh.metrics("node-a", "culvert_flow_sent_bytes_total", **edge) == count * len("tick\n"))
 
 
+def test_an_open_connection_counts_each_way_as_what_it_is(mesh: Mesh) -> None:
+    """Much one way and little the other, on both nodes, before anything of it has ended."""
+    code = (
+        "import socket, sys, time; sock = socket.create_connection((sys.argv[1], 7002)); sock.recv(100);"
+        "sock.sendall(b'x' * 500); print('open', flush=True); time.sleep(20)"
+    )
+    edge = {"source_pod": "other", "destination_pod": "web"}
+
+    def grown(node: str, direction: str, figure: str, before: float) -> float:
+        return mesh.metrics(node, f"culvert_flow_{figure}_bytes_total", direction=direction, **edge) - before
+
+    sides = (("node-a", "outbound"), ("node-b", "inbound"))
+    figures = [(*side, figure, grown(*side, figure, 0)) for side in sides for figure in ("sent", "received")]
+    process = mesh.start("shop/other", "python3", "-c", code, mesh.ips("shop/web")[0])
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        wanted = {"sent": 500, "received": len("220 mail.example ESMTP\r\n")}
+        for node, direction, figure, before in figures:
+            eventually(lambda: grown(node, direction, figure, before) == wanted[figure])  # noqa: B023 - called here
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
 def test_a_refused_connection_is_a_failure_with_its_reason(mesh: Mesh) -> None:
     mesh.client("shop/client", "try_connect", mesh.ips("shop/web")[0], 7999)
     edge = {"direction": "inbound", "source_pod": "client", "destination_pod": "web", "reason": "refused"}
