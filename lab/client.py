@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lab.ask import Refused, SupervisorGone, ask
 from lab.choice import LabError
@@ -73,20 +73,20 @@ def start(lab: str, options: StartOptions) -> None:
         if own.record.exists():
             _sweep(lab)  # its supervisor was killed; this takes the directory and its lock away
     own.root.mkdir(parents=True, exist_ok=True)
-    process = _spawn(own, options)
-    deadline = time.monotonic() + (JOIN_DEADLINE_S if options.span.join else START_DEADLINE_S)
-    while True:
-        try:
-            ask(own.control, {"do": "ping"}, 5.0)
-            return
-        except (SupervisorGone, Refused) as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = _tail(own.root / "supervisor.log") or str(error)
-                process.kill()
-                process.wait()
-                _sweep(lab)
-                raise LabError(f"lab {lab!r} cannot be started: {said}") from error
-        time.sleep(0.02)
+    with (own.root / "supervisor.log").open("a+b") as log:  # held: a supervisor that fails removes it with the rest
+        process = _spawn(own, options, log)
+        deadline = time.monotonic() + (JOIN_DEADLINE_S if options.span.join else START_DEADLINE_S)
+        while True:
+            try:
+                ask(own.control, {"do": "ping"}, 5.0)
+                return
+            except (SupervisorGone, Refused) as error:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    process.kill()
+                    process.wait()
+                    _sweep(lab)
+                    raise LabError(f"lab {lab!r} cannot be started: {_tail(log) or error}") from error
+            time.sleep(0.02)
 
 
 def take_down(lab: str) -> list[str]:
@@ -148,7 +148,7 @@ def _path(pod: dict[str, Any]) -> str:
     return f"{pod['namespace']}/{pod['name']}"
 
 
-def _spawn(own: LabPaths, options: StartOptions) -> "subprocess.Popen[bytes]":
+def _spawn(own: LabPaths, options: StartOptions, log: BinaryIO) -> "subprocess.Popen[bytes]":
     root = str(Path(__file__).resolve().parent.parent)
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -160,17 +160,16 @@ def _spawn(own: LabPaths, options: StartOptions) -> "subprocess.Popen[bytes]":
     lock = os.open(own.root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # handed on: it falls when the supervisor ends
-        with (own.root / "supervisor.log").open("ab") as log:
-            return subprocess.Popen(
-                command if options.with_mesh else [*command, "--no-mesh"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=environment,
-                start_new_session=True,
-                pass_fds=(lock,),
-            )
+        return subprocess.Popen(
+            command if options.with_mesh else [*command, "--no-mesh"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
     except BlockingIOError as error:
         raise LabError(f"lab {own.lab!r} is being started by somebody else") from error
     finally:
@@ -211,8 +210,6 @@ def _sweep(lab: str) -> list[str]:
     return sweep(lab)
 
 
-def _tail(path: Path, lines: int = 5) -> str:
-    try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-    except FileNotFoundError:
-        return ""
+def _tail(log: BinaryIO, lines: int = 5) -> str:
+    log.seek(0)
+    return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])

@@ -55,6 +55,11 @@ class LabPaths:
         return self.root / "control.sock"
 
     @property
+    def pid(self) -> Path:
+        """The supervisor's process, for a service manager that starts labs."""
+        return self.root / "supervisor.pid"
+
+    @property
     def token(self) -> Path:
         """The secret of a lab that spans several machines."""
         return self.root / "token"

@@ -109,7 +109,11 @@ class Supervisor:
         async def add_own_node(files: dict[str, str]) -> None:
             await self._make_node(joined.node, joined.index, lambda folder: keep_credentials(folder, files))
 
-        await joined.begin(add_own_node)
+        try:
+            await joined.begin(add_own_node)
+        except (LinkLost, LabEnded):
+            await self._stop()
+            raise
         self._background.run_once(self._stay(joined), "home")
 
     async def _stay(self, joined: Joined) -> None:
@@ -143,6 +147,7 @@ class Supervisor:
         for directory in (self._paths.manifests, self._paths.logs, self._paths.pods, self._paths.scratch):
             directory.mkdir(parents=True, exist_ok=True)
         self._paths.controller_state.mkdir(mode=0o700, exist_ok=True)
+        self._paths.pid.write_text(f"{os.getpid()}\n")
 
     async def _add_node(self, name: str) -> None:
         if self._home is not None and name not in self._span.local:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lab.paths import LabPaths
 from lab.plan import MAX_NODES
 from lab.span import secret
 from lab.span.home import PROTOCOL
-from lab.span.link import SPEAK_EVERY_S, Link, LinkLost, connect, together
+from lab.span.link import SPEAK_EVERY_S, Link, LinkLost, WrongToken, connect, together
 from lab.span.options import Span, endpoint
 from lab.span.overlay import Overlay
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # `lab up` waits a little longer than this for a supervisor that takes orders.
 JOIN_DEADLINE_S = 15.0
+# A home that is just being started does not know its nodes yet.
+REFUSED_FOR_S = 5.0
 KNOCK_EVERY_S = 1.0
 # Between looks at what no event announces: what the node's agent says of pods.
 LOOK_EVERY_S = 0.25
@@ -81,12 +84,15 @@ class Door:
 
     async def enter_within(self, deadline_s: float) -> tuple[Link, Welcome]:
         """Knock until the door opens; raises LinkLost or JoinRefused with the last reason."""
-        until = time.monotonic() + deadline_s
+        begin = time.monotonic()
         while True:
             try:
                 return await self.enter()
-            except (LinkLost, JoinRefused):
-                if time.monotonic() + KNOCK_EVERY_S > until:
+            except WrongToken:
+                raise
+            except (LinkLost, JoinRefused) as error:
+                patience_s = min(deadline_s, REFUSED_FOR_S) if isinstance(error, JoinRefused) else deadline_s
+                if time.monotonic() + KNOCK_EVERY_S > begin + patience_s:
                     raise
             await asyncio.sleep(KNOCK_EVERY_S)
 
@@ -251,7 +257,9 @@ def _update(kind: str, body: dict[str, Any]) -> _Update:
         update = _Update(body["number"], body["full"], body["put"], gone, body["nodes"], body["peers"])
         for item in update.put:
             ref_of(item)
-        if kind != "update" or not all(map(_is_index, update.nodes.values())):
+        for peer in update.peers:
+            ip_address(peer)
+        if kind != "update" or not isinstance(update.number, int) or not all(map(_is_index, update.nodes.values())):
             raise ValueError(kind)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LinkLost(f"{kind} is no update") from error

@@ -22,6 +22,10 @@ class LinkLost(Exception):
     """The other machine is gone, silent, or does not speak as it should."""
 
 
+class WrongToken(LinkLost):
+    """The other side holds another secret: waiting does not help."""
+
+
 class Link:
     """One authenticated connection; one task reads, any number write."""
 
@@ -79,14 +83,14 @@ def _message(line: bytes) -> Message:
 
 
 async def connect(address: str, port: int, context: ssl.SSLContext, name: str) -> Link:
-    """Dial the home; raises LinkLost."""
+    """Dial the home; raises LinkLost, as WrongToken when that is why."""
     try:
         async with asyncio.timeout(HANDSHAKE_DEADLINE_S):
             reader, writer = await asyncio.open_connection(
                 address, port, ssl=context, server_hostname=name, limit=MAX_LINE_BYTES
             )
     except ssl.SSLError as error:
-        raise LinkLost(f"it does not hold the same token ({error.reason or error})") from error
+        raise WrongToken(f"it does not hold the same token ({error.reason or error})") from error
     except (OSError, TimeoutError) as error:
         raise LinkLost(str(error) or f"no answer within {HANDSHAKE_DEADLINE_S:g} s") from error
     return Link(reader, writer)
