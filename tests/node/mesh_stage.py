@@ -157,12 +157,12 @@ class Mesh:
     def metrics(self, node: str, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels on a node's ztunnel."""
         text = self.run(f"node/{node}", "curl", "-s", "http://127.0.0.1:15020/metrics").stdout
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
         total = 0.0
         for line in text.splitlines():
-            if line.startswith(f"{name}{{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
-                total += float(line.rpartition(" ")[2])
-            elif line.startswith(f"{name} ") and not labels:
-                total += float(line.rpartition(" ")[2])
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name and all(label in series for label in wanted):
+                total += float(value)
         return total
 
     def access_log(self, node: str) -> list[dict[str, str]]:
@@ -178,7 +178,7 @@ class Mesh:
 
 
 def _pairs(line: str) -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in shlex.split(line.split("\t")[-1]))
+    return dict(pair.split("=", 1) for pair in shlex.split(line.rsplit("\t", maxsplit=1)[-1]))
 
 
 def eventually(read: Callable[[], Any], within_s: float = 5.0) -> Any:

@@ -47,7 +47,9 @@ print(json.dumps(seen), flush=True)
 def test_ztunnel_killed_refuses_at_once_sends_nothing_in_clear_and_comes_back(mesh: Mesh, tmp_path: Path) -> None:
     web = mesh.ips("shop/web")[0]
     capture = tmp_path / "kill.pcap"
-    tcpdump = mesh.start("node/node-b", "tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-w", str(capture), f"host {web} and tcp")
+    tcpdump = mesh.start(
+        "node/node-b", "tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-w", str(capture), f"host {web} and tcp"
+    )
     eventually(capture.exists)
     watcher = mesh.start("shop/client", "python3", "-c", WATCH, web, "7001", "4")
     plain = mesh.start("legacy/outside", "python3", "-c", WATCH, mesh.ips("legacy/server")[0], "7001", "4")

@@ -25,7 +25,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 def capture(mesh: Mesh, path: Path) -> "subprocess.Popen[str]":
     """tcpdump on node-b's end of the link between the nodes."""
-    process = mesh.start("node/node-b", "tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-s0", "-w", str(path), "tcp")
+    process = mesh.start(
+        "node/node-b", "tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-s0", "-w", str(path), "tcp"
+    )
     eventually(path.exists)
     time.sleep(0.5)
     return process

@@ -114,9 +114,7 @@ def try_connect(host: str, port: str) -> dict[str, object]:
     return {"outcome": outcome, "after": time.monotonic() - started}
 
 
-CASES = {
-    case.__name__: case for case in (names, half_close, banner, digest, fetch, reset, stay, many, try_connect)
-}
+CASES = {case.__name__: case for case in (names, half_close, banner, digest, fetch, reset, stay, many, try_connect)}
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](*sys.argv[2:])), flush=True)

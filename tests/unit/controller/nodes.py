@@ -73,7 +73,7 @@ def config(tmp_path: Path, **mesh: Any) -> Config:
 async def until(condition: Callable[[], bool]) -> None:
     """Look again at each turn of the loop; for what no event of the test's own tells."""
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 

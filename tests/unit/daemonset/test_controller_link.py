@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 async def wait_for(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - state of another thread
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -70,7 +70,7 @@ def play(body: Callable[[FakeController, Reports], Awaitable[None]], *, run_at_o
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - state of another task
+    while not condition():
         await asyncio.sleep(0.002)
 
 

@@ -82,7 +82,7 @@ class Stage:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(2):
-            while not condition():  # noqa: ASYNC110 - state of another task
+            while not condition():
                 await asyncio.sleep(0.001)
 
 
