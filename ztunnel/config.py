@@ -54,6 +54,9 @@ class DataPath:
     max_streams_per_tunnel: int = setting(100, "streams opened on one tunnel before a second one is dialled")
     stream_buffer_bytes: int = setting(262_144, "read ahead per stream and direction")
     tunnel_buffer_bytes: int = setting(67_108_864, "received and not yet taken by applications, per tunnel")
+    worker_buffer_bytes: int = setting(
+        268_435_456, "held by one worker; beyond it every stream gets the least that keeps it moving"
+    )
     keepalive_s: int = setting(180, "TCP keepalive, idle time and interval")
     drain_deadline_s: float = setting(5.0, "after SIGTERM, connections still open at this time are cut")
 

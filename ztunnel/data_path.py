@@ -54,6 +54,7 @@ class DataPath:
                 "max_streams_per_tunnel": settings.max_streams_per_tunnel,
                 "stream_buffer_bytes": settings.stream_buffer_bytes,
                 "tunnel_buffer_bytes": settings.tunnel_buffer_bytes,
+                "worker_buffer_bytes": settings.worker_buffer_bytes,
                 "keepalive_s": settings.keepalive_s,
             },
         )

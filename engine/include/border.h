@@ -225,6 +225,7 @@ struct cv_settings {
 	uint32_t max_streams_per_tunnel;  /* that we open on one tunnel */
 	uint32_t stream_buffer_bytes;     /* bytes read ahead per direction and stream */
 	uint32_t tunnel_buffer_bytes;     /* bytes received and not yet taken by applications, per tunnel */
+	uint32_t worker_buffer_bytes;     /* held by one worker; beyond it every stream and tunnel gets the least */
 	uint32_t keepalive_s;             /* TCP keepalive: idle and interval */
 	uint32_t spin_us;                 /* a busy worker polls and yields this long before it sleeps; 0: never */
 };

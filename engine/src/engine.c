@@ -38,6 +38,7 @@ static void complete(struct cv_settings *settings)
 	set_default(&settings->max_streams_per_tunnel, 100);
 	set_default(&settings->stream_buffer_bytes, 256 * 1024);
 	set_default(&settings->tunnel_buffer_bytes, 16 * 1024 * 1024);
+	set_default(&settings->worker_buffer_bytes, 256 * 1024 * 1024);
 }
 
 struct cv_engine *cv_engine_create(const struct cv_settings *settings)

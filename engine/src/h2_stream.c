@@ -42,11 +42,18 @@ static void clear(struct cv_h2_stream *stream, struct cv_queue *queue)
 	cv_queue_clear(queue, &stream->worker->bufs);
 }
 
+static bool has_credit(const struct cv_tunnel *tunnel)
+{
+	if (cv_engine_is_short(tunnel->worker))
+		return tunnel->buffered < CV_ENGINE_LEAST_CREDIT;
+	return tunnel->buffered < tunnel->worker->engine->settings.tunnel_buffer_bytes;
+}
+
 /* The tunnel may take `bytes` more; stream credit is the caller's matter. */
 static void forget_buffered(struct cv_tunnel *tunnel, size_t bytes)
 {
 	tunnel->buffered -= bytes;
-	if (!tunnel->owed || tunnel->buffered >= tunnel->worker->engine->settings.tunnel_buffer_bytes)
+	if (!tunnel->owed || !has_credit(tunnel))
 		return;
 	(void)nghttp2_session_consume_connection(tunnel->h2, tunnel->owed);
 	tunnel->owed = 0;
@@ -286,7 +293,7 @@ void cv_h2_stream_arrived(struct cv_h2_stream *stream, const uint8_t *bytes, siz
 
 	tunnel->buffered += length;
 	stream->unread += length;
-	if (tunnel->buffered <= tunnel->worker->engine->settings.tunnel_buffer_bytes)
+	if (has_credit(tunnel))
 		(void)nghttp2_session_consume_connection(tunnel->h2, length);
 	else
 		tunnel->owed += length;

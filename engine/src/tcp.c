@@ -128,15 +128,20 @@ static void flush(struct cv_tcp *tcp)
 	finish_if_empty(tcp);
 }
 
+/* A worker that is short reads a stream again when all of it was taken, and then little. */
 static bool is_paused(const struct cv_tcp *tcp)
 {
-	return cv_stream_other(&tcp->stream)->queued >= tcp->worker->engine->settings.stream_buffer_bytes;
+	const struct cv_settings *settings = &tcp->worker->engine->settings;
+
+	return cv_stream_other(&tcp->stream)->queued >=
+	       (cv_engine_is_short(tcp->worker) ? 1 : settings->stream_buffer_bytes);
 }
 
 /* One read. False: nothing more now, or the stream is gone. */
 static bool read_once(struct cv_tcp *tcp)
 {
-	struct cv_buf *buf = cv_buf_get(&tcp->worker->bufs, CV_BUF_LARGE);
+	struct cv_buf *buf =
+		cv_buf_get(&tcp->worker->bufs, cv_engine_is_short(tcp->worker) ? CV_ENGINE_LEAST_READ : CV_BUF_LARGE);
 	ssize_t n;
 
 	if (!buf) {

@@ -92,6 +92,38 @@ def test_running_out_of_descriptors_pauses_and_recovers() -> None:
     close_client(node)
 
 
+def test_many_that_never_read_share_a_bounded_memory_and_lose_nothing() -> None:
+    """Each may have 256 KiB read ahead; a worker of 1 MiB gives them the least, and all of it when they read again."""
+    app = listen(new_ip())
+    node = make_client(None, app.getsockname(), hbone=False, worker_buffer_bytes=1 << 20)
+    near, far, sent = [], [], []
+    for _ in range(48):
+        near.append(node.connect())
+        far.append(app.accept()[0])
+    for made in near:
+        made.setblocking(False)
+    sent = [0] * len(near)
+    idle = 0
+    while idle < 20:  # until nothing goes in any more
+        before = sum(sent)
+        for index, made in enumerate(near):
+            with contextlib.suppress(BlockingIOError):
+                sent[index] += made.send(b"x" * 65536)
+        idle = idle + 1 if sum(sent) == before else 0
+        if idle:
+            threading.Event().wait(0.01)
+    held = node.engine.stats().bytes_buffered
+    assert 1 << 20 <= held <= (1 << 20) + len(near) * 16384, "without the bound it would be 12 MiB"
+    for made, peer, count in zip(near, far, sent, strict=True):
+        made.shutdown(socket.SHUT_WR)
+        peer.settimeout(DEADLINE_S)
+        assert len(read_to_end(peer)) == count
+        peer.close()
+    until(lambda: node.engine.stats().bytes_buffered == 0)
+    app.close()
+    close_client(node)
+
+
 @contextlib.contextmanager
 def namespace() -> Iterator[Callable[[Callable[[], socket.socket]], socket.socket]]:
     """A network namespace with lo up, and a way to make a socket in it."""
