@@ -75,18 +75,25 @@ def start(lab: str, options: StartOptions) -> None:
     own.root.mkdir(parents=True, exist_ok=True)
     with (own.root / "supervisor.log").open("a+b") as log:  # held: a supervisor that fails removes it with the rest
         process = _spawn(own, options, log)
-        deadline = time.monotonic() + (JOIN_DEADLINE_S if options.span.join else START_DEADLINE_S)
-        while True:
-            try:
-                ask(own.control, {"do": "ping"}, 5.0)
-                return
-            except (SupervisorGone, Refused) as error:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    process.kill()
-                    process.wait()
-                    _sweep(lab)
-                    raise LabError(f"lab {lab!r} cannot be started: {_tail(log) or error}") from error
-            time.sleep(0.02)
+        try:
+            _wait_answering(own, process, log, JOIN_DEADLINE_S if options.span.join else START_DEADLINE_S)
+        except BaseException:  # also Ctrl-C
+            process.kill()
+            process.wait()
+            _sweep(lab)
+            raise
+
+
+def _wait_answering(own: LabPaths, process: "subprocess.Popen[bytes]", log: BinaryIO, within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            ask(own.control, {"do": "ping"}, 5.0)
+            return
+        except (SupervisorGone, Refused) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise LabError(f"lab {own.lab!r} cannot be started: {_tail(log) or error}") from error
+        time.sleep(0.02)
 
 
 def take_down(lab: str) -> list[str]:

@@ -66,9 +66,13 @@ def up(directory: Path | None, lab_name: str, nodes: str | None, no_mesh: bool, 
     settings: dict[str, Any] = {"istio_labels": True, "root_namespace": "istio-system"} if istio_labels else {}
     progress = (lambda _: None) if as_json else complain
     try:
-        client.start(lab_name, StartOptions(not no_mesh, json.dumps(settings), span))
+        with _term_interrupts():
+            client.start(lab_name, StartOptions(not no_mesh, json.dumps(settings), span))
     except LabError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        complain(f"interrupted: lab {lab_name} is not started")
+        sys.exit(130)
     try:
         with _down_when_interrupted(lab_name):
             refused = _apply(lab_name, objects, timeout)
@@ -189,6 +193,18 @@ def _nodes(objects: list[Manifest], asked: str | None) -> list[Manifest]:
 @contextmanager
 def _down_when_interrupted(lab: str) -> Iterator[None]:
     """A half-made lab does not outlive its maker's Ctrl-C or SIGTERM."""
+    try:
+        with _term_interrupts():
+            yield
+    except KeyboardInterrupt:
+        complain(f"interrupted: taking lab {lab} down")
+        client.take_down(lab)
+        sys.exit(130)
+
+
+@contextmanager
+def _term_interrupts() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C meanwhile."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -196,9 +212,5 @@ def _down_when_interrupted(lab: str) -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        complain(f"interrupted: taking lab {lab} down")
-        client.take_down(lab)
-        sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, previous)

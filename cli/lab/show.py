@@ -126,7 +126,7 @@ def _components(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     mesh = "with mesh" if found["mesh"]["enabled"] else "without mesh"
-    lines = [f"lab {found['lab']} ({mesh}), supervisor {found['supervisor']}", *_span(found["span"])]
+    lines = [f"lab {found['lab']} ({mesh}), supervisor {found['supervisor']}", *_span(found.get("span", {}))]
     lines += ["", "NODE  ADDRESSES  NETNS"]
     lines += [f"{n['name']}  {' '.join(n['ips'])}  {Path(n['netns']).name or 'elsewhere'}" for n in found["nodes"]]
     lines += ["", "COMPONENT  STATE  PID  RESTARTS"]

@@ -164,6 +164,9 @@ class Joined:
         if welcome != self._welcome:
             link.close()
             raise LabEnded("the home has started a new lab")
+        if link.own_address != self.overlay.own_address:
+            link.close()
+            raise LabEnded("this machine has another address now")
         self._link = link
         return link
 

@@ -17,17 +17,17 @@ class Overlay:
     def __init__(self, fabric: Path, network_id: int, own_address: str) -> None:
         self._fabric = fabric
         self._network_id = network_id
-        self._own_address = own_address
+        self.own_address = own_address
         self._peers: set[str] = set()
         self._lock = asyncio.Lock()
 
     async def make(self) -> None:
         """The port; raises OSError when this machine has no VXLAN."""
-        await asyncio.to_thread(wire.make_overlay, self._fabric, self._network_id, self._own_address)
+        await asyncio.to_thread(wire.make_overlay, self._fabric, self._network_id, self.own_address)
 
     async def reach(self, peers: Iterable[str]) -> None:
         """Frames for everybody go to these machines from now on."""
-        wanted = set(peers) - {self._own_address}
+        wanted = set(peers) - {self.own_address}
         async with self._lock:
             added, gone = wanted - self._peers, self._peers - wanted
             if added or gone:

@@ -10,6 +10,7 @@ machine a (198.51.100.1)                  machine b (198.51.100.2)
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.span.secret import new_token
 from tests.node import lab_stage
 from tests.node.lab_stage import left_behind
 from tests.node.mesh_stage import eventually
@@ -233,3 +235,43 @@ def test_listening_on_an_address_of_another_machine_is_said(tmp_path):
         assert done.returncode == 1
         assert "listening for other machines on 198.51.100.77" in done.stderr
         assert left_behind(a.lab) == []
+
+
+@pytest.mark.skipif(shutil.which("vagrant") is None, reason="vagrant is not installed")
+def test_vagrantfile_is_valid():
+    done = subprocess.run(
+        ["vagrant", "validate", "--ignore-provider"], cwd=lab_stage.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_demo_runs_on_two_machines_as_vagrant_provisions_them(tmp_path):
+    """The manifests and the words of lab/vagrant/provision.sh, without its packages and service."""
+    script = (lab_stage.ROOT / "lab/vagrant/provision.sh").read_text()
+    edit = [
+        "sed",
+        "-e",
+        f"s|@APPS@|{lab_stage.ROOT}/cli/demo/apps|",
+        "-e",
+        "s/node-1/node-b/",
+        "-e",
+        "s/node-2/node-a/",
+    ]
+    for word in edit[4::2]:
+        assert word in script
+    for words in ("--listen $address --local node-a", "--join $address --local node-b", "--token-file $token"):
+        assert words in script
+    demo = subprocess.run([*edit, "cli/demo/manifests/demo.yaml"], cwd=lab_stage.ROOT, capture_output=True, check=True)
+    (tmp_path / "demo.yaml").write_bytes(demo.stdout)
+    token = tmp_path / "token"
+    token.write_text(new_token())
+    with two_machines() as (a, b):
+        a.must("up", str(tmp_path / "demo.yaml"), "--listen", HOME_IP, "--local", "node-a", "--token-file", str(token))
+        assert a.must("token") == token.read_text() + "\n"
+        assert Path(f"/run/culvert/labs/{a.lab}/supervisor.pid").read_text() == f"{a.status()['supervisor']}\n"
+        assert join(b, token).returncode == 0
+        eventually(lambda: all(p["ready"] for p in a.status()["pods"]), 10)
+        assert a.must("exec", "shop/client", "--", "curl", "-sS", "-m", "5", "http://web/") == "hello /\n"
+        assert a.must("exec", "shop/client", "--", "redis-cli", "-h", "redis", "ping") == "PONG\n"
+        log = b.must("logs", "node/node-b/ztunnel")
+        assert "dst.identity=spiffe://cluster.local/ns/shop/sa/redis" in log
