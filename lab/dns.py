@@ -7,6 +7,8 @@ from lab.endpoints import ServiceName
 from lab.plan import DNS4
 
 CLUSTER_DOMAIN = "cluster.local"
+# A SIGHUP that finds dnsmasq still starting would end it.
+SETTLE_S = 0.5
 
 
 def command(hosts: Path) -> list[str]:

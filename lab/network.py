@@ -81,7 +81,7 @@ class Network:
         if self._hosts.read_text() != text:
             write_text(self._paths.scratch, self._hosts, text)
             for server in self.name_servers.values():
-                server.signal(signal.SIGHUP)
+                server.signal_when_settled(signal.SIGHUP, dns.SETTLE_S)
         await asyncio.gather(*(self._publish_rules(node, ports) for node in self.local_nodes))
 
     async def _publish_rules(self, node: Node, ports: list[ServicePort]) -> None:

@@ -26,6 +26,7 @@ class Supervised:
     last_end: str = ""
     child: Child | None = field(default=None, repr=False)
     stopping: bool = False
+    started_at: float = 0.0
 
     async def run(self) -> None:
         """Start it again and again; cancelling leaves the process to `stop`."""
@@ -37,6 +38,7 @@ class Supervised:
                     await self.prepare()
                 backoff.started()
                 self.child = spawn(self.order, self.log)
+                self.started_at = time.monotonic()
                 status = await self.child.wait()
                 self.last_end = status_text(status)
             except OSError as error:
@@ -58,6 +60,14 @@ class Supervised:
         """Signal it when it runs."""
         if self.child is not None:
             self.child.signal(number)
+
+    def signal_when_settled(self, number: int, settle_s: float) -> None:
+        """Signal it, but not before it has run for a while: until a program has a handler, a signal may end it."""
+        wait_s = self.started_at + settle_s - time.monotonic()
+        if wait_s <= 0:
+            self.signal(number)
+        else:
+            asyncio.get_running_loop().call_later(wait_s, self.signal, number)
 
     def status(self) -> dict[str, Any]:
         """For `lab status`."""

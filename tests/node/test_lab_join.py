@@ -147,6 +147,8 @@ def test_pods_of_both_machines_meet_in_one_mesh_and_down_leaves_nothing(tmp_path
         log = b.must("logs", "node/node-b/ztunnel")
         assert "src.identity=spiffe://cluster.local/ns/shop/sa/client" in log
         assert a.pod("shop/web")["mesh"]["state"] == "captured"
+        ends = {n["name"]: {name: c["restarts"] for name, c in n["components"].items()} for n in a.status()["nodes"]}
+        assert ends == {node: {"dns": 0, "agent": 0, "ztunnel": 0} for node in ("node-a", "node-b")}
         # A whole frame's worth and more in both directions: nothing between the machines is too large for the way.
         a.must("exec", "shop/client", "--", "sh", "-c",
                "head -c 3000000 /dev/zero | curl -sS -m 10 -T - -o /dev/null http://web/x")  # fmt: skip
