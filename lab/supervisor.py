@@ -195,7 +195,7 @@ class Supervisor:
             raise Refused(f"there is no {ref} in lab {self._paths.lab}") from None
         except InvalidObject as error:
             raise Refused(str(error)) from error
-        return {"object": str(ref)}
+        return {"object": str(ref), "gone": not self._cluster.pods.is_ending(ref)}
 
     async def _label(self, order: dict[str, Any]) -> dict[str, Any]:
         ref = parse_ref(order["kind"], order["path"])

@@ -119,6 +119,10 @@ class PodSet:
         """Whether there is such a pod."""
         return ref in self._pods
 
+    def is_ending(self, ref: Ref) -> bool:
+        """Whether there is such a pod that is on its way out."""
+        return ref in self._pods and self._pods[ref].ending
+
     def applied(self, ref: Ref) -> Manifest:
         """The manifest as the user gave it; raises KeyError."""
         return self._pods[ref].applied

@@ -71,7 +71,8 @@ def delete(kind: str, path: str, grace: float | None, lab_name: str | None) -> N
     """
     try:
         lab = choose(lab_name)
-        click.echo(f"{client.order(lab, 'delete', 120, kind=kind, path=path, grace_s=grace)['object']} deleted")
+        done = client.order(lab, "delete", 120, kind=kind, path=path, grace_s=grace)
+        click.echo(f"{done['object']} {'deleted' if done['gone'] else 'will be deleted when its machine is back'}")
     except LabError as error:
         fail(str(error))
 

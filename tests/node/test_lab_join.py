@@ -113,6 +113,7 @@ def manifests(folder):
     objects = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": shop},
         pod("shop", "web", "node-b", command=SERVE, workingDir="/usr/share/doc", readinessProbe=probe),
+        pod("shop", "files", "node-b"),
         pod("shop", "client", "node-a"),
         pod("legacy", "outside", "node-a"),
         named("Service", "shop", "web", {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8000}]}),
@@ -177,7 +178,7 @@ def test_objects_changed_at_home_change_on_the_joined_machine(tmp_path):
         second = a.pod("shop/web")
         assert second["ready"]
         assert second["ips"] != first["ips"]
-        assert [p["ips"] for p in b.status()["pods"]] == [second["ips"]]
+        assert b.pod("shop/web")["ips"] == second["ips"]
 
         policy = named("AuthorizationPolicy", "shop", "nobody", {"action": "ALLOW"})
         policy["apiVersion"] = "security.istio.io/v1"
@@ -187,7 +188,7 @@ def test_objects_changed_at_home_change_on_the_joined_machine(tmp_path):
         eventually(lambda: a.fetch("shop/client", "http://web/") == "200")
 
         a.must("delete", "pod", "shop/web")
-        assert b.status()["pods"] == []
+        assert [p["name"] for p in b.status()["pods"]] == ["files"]
 
 
 def test_pods_of_a_joined_machine_outlive_a_cut_cable(tmp_path):
@@ -197,10 +198,15 @@ def test_pods_of_a_joined_machine_outlive_a_cut_cable(tmp_path):
         assert "away" in a.pod("shop/web")["why"]
         before = b.pod("shop/web")
         assert before["ready"]
+        assert "when its machine is back" in a.must("delete", "pod", "shop/files")
+        assert a.pod("shop/files")["phase"] == "Terminating"
+        assert b.pod("shop/files")["ready"]
         run(*b.within("ip", "link", "set", "cable", "up"))
         eventually(lambda: a.pod("shop/web")["ready"], 30)
         assert b.pod("shop/web")["pid"] == before["pid"]
         eventually(lambda: a.fetch("shop/client", "http://web/") == "200", 10)
+        for machine in (a, b):
+            eventually(lambda: "files" not in [p["name"] for p in machine.status()["pods"]], 10)  # noqa: B023
 
 
 def test_killed_supervisor_of_a_joined_machine_leaves_what_down_removes(tmp_path):
@@ -209,6 +215,16 @@ def test_killed_supervisor_of_a_joined_machine_leaves_what_down_removes(tmp_path
         eventually(lambda: not a.pod("shop/web")["ready"], 30)
         assert b.culvert("down").returncode == 0
         assert left_behind(b.lab) == []
+
+
+def test_lab_that_is_started_anew_is_not_the_one_that_was_joined(tmp_path):
+    with lab_on_both(tmp_path) as (a, b, token):
+        os.kill(a.status()["supervisor"], signal.SIGKILL)
+        assert b.pod("shop/web")["ready"]
+        a.must("up", manifests(tmp_path), "--listen", HOME_IP, "--local", "node-a", "--token-file", str(token))
+        eventually(lambda: left_behind(b.lab) == [], 20)
+        assert join(b, token).returncode == 0
+        assert eventually(lambda: a.fetch("shop/client", "http://web/") == "200")
 
 
 def test_stranger_and_wrong_node_are_refused_with_a_reason(tmp_path):
