@@ -6,8 +6,10 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "conn.h"
@@ -16,7 +18,10 @@
 #include "tables.h"
 #include "tunnel.h"
 
-enum { MAX_WORKERS = 64 };
+enum {
+	MAX_WORKERS = 64,
+	DESCRIPTORS_KEPT = 16, /* one in so many */
+};
 
 static void set_default(uint32_t *setting, uint32_t value)
 {
@@ -41,6 +46,16 @@ static void complete(struct cv_settings *settings)
 	set_default(&settings->worker_buffer_bytes, 256 * 1024 * 1024);
 }
 
+/* Strangers may take every descriptor but these, with which the process is configured, watched and renews its keys. */
+static int descriptor_bound(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT_MAX)
+		return INT_MAX;
+	return (int)(limit.rlim_cur - limit.rlim_cur / DESCRIPTORS_KEPT);
+}
+
 struct cv_engine *cv_engine_create(const struct cv_settings *settings)
 {
 	struct cv_engine *engine = calloc(1, sizeof(*engine));
@@ -52,6 +67,7 @@ struct cv_engine *cv_engine_create(const struct cv_settings *settings)
 	complete(&engine->settings);
 	if (engine->settings.workers > MAX_WORKERS)
 		engine->settings.workers = MAX_WORKERS;
+	engine->descriptor_bound = descriptor_bound();
 	cv_list_init(&engine->pods);
 	cv_identities_init(&engine->identities);
 	engine->events.fd = -1;

@@ -22,6 +22,7 @@ struct cv_engine {
 	struct cv_worker *workers;
 	uint32_t worker_count; /* initialised */
 	bool draining;
+	int descriptor_bound; /* accepted connections end below it: the rest is the process's own */
 	struct cv_events events;
 	struct cv_identities identities;
 	struct cv_list pods; /* struct cv_local_pod, Python's thread only */

@@ -130,6 +130,11 @@ static void on_accept(struct cv_watch *watch, uint32_t events)
 	for (int i = 0; i < ACCEPTS && listener->open; i++) {
 		int fd = accept4(seat->pod->listeners[listener->kind], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
+		if (fd >= seat->worker->engine->descriptor_bound) {
+			cv_tcp_reset(fd);
+			pause_accepting(listener);
+			return;
+		}
 		if (fd >= 0) {
 			cv_figure_add(&seat->worker->figures.accepted, 1);
 			hand_over(listener, fd);

@@ -47,8 +47,9 @@ def resident_bytes() -> int:
 def test_idle_connections_cost_little_and_all_still_work(make_pair: Callable[..., Pair]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # each connection has four descriptors in this process: one in either engine, and both applications'
-    wanted = min(5000, (hard - 500) // 4)
+    # each connection has four descriptors in this process: one in either engine, and both applications'; the engines
+    # leave a sixteenth of the limit alone
+    wanted = min(5000, (hard - hard // 16 - 500) // 4)
     pair = make_pair()
     pair.open()
     before = resident_bytes()
@@ -89,6 +90,32 @@ def test_running_out_of_descriptors_pauses_and_recovers() -> None:
     assert all(read_exactly(made, 4) == b"late" for made in far)
     for made in (*near, *far, app):
         made.close()
+    close_client(node)
+
+
+def test_strangers_leave_descriptors_for_the_process_itself() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    app = listen(new_ip())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (640, hard))
+    spare: list[int] = []
+    near: list[socket.socket] = []
+    try:
+        node = make_client(None, app.getsockname(), hbone=False)
+        near += [socket.socket() for _ in range(250)]  # and each has two descriptors of the engine
+        for made in near:
+            made.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                made.connect(node.address)
+        until(lambda: node.engine.stats().refused[Reason.LIMIT_DESCRIPTORS] > 0)
+        for _ in range(30):
+            spare.append(os.dup(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in spare:
+            os.close(fd)
+        for made in near:
+            made.close()
+    app.close()
     close_client(node)
 
 
