@@ -146,9 +146,7 @@ def test_full_map_is_counted_and_the_acceptor_has_no_note(
     assert plane.in_flight() == 0
 
 
-def test_one_pod_cannot_take_the_room_of_others(
-    net: Topology, plane: Plane, pod: Place, ztunnel: Ztunnel
-) -> None:
+def test_one_pod_cannot_take_the_room_of_others(net: Topology, plane: Plane, pod: Place, ztunnel: Ztunnel) -> None:
     """A pod that leaves its own connects unanswered (a rule on its own `lo`) fills its share, and no more."""
     fd = plane.map_fd("unanswered")
     key = struct.pack("=Q", net.a.cookie)
