@@ -146,7 +146,8 @@ def compare(rounds: int, seconds: float, workers: int, spin_us: int) -> dict[str
                     inside(
                         side,
                         sys.executable,
-                        __file__,
+                        "-m",
+                        "bench.path.engine_pair",
                         "--node",
                         side,
                         "--workers",
