@@ -112,6 +112,7 @@ class Event:
     sent: int
     received: int
     downstream: tuple[str, int]
+    original: tuple[str, int]
     upstream: tuple[str, int]
     hbone: tuple[str, int]
     identity: str
@@ -138,6 +139,7 @@ def _event(raw: Any) -> Event:
         sent=raw.bytes_sent,
         received=raw.bytes_received,
         downstream=_endpoint(raw.downstream),
+        original=_endpoint(raw.original),
         upstream=_endpoint(raw.upstream),
         hbone=_endpoint(raw.hbone),
         identity=ffi.string(raw.identity).decode(),

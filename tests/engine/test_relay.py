@@ -168,9 +168,8 @@ def test_both_ends_report_the_connection(pair: Pair) -> None:
     for event in (at_client, at_server):
         assert (event.reason, event.opened, event.sent, event.received) == (Reason.OK, True, 3, 4)
         assert (event.path, event.status) == (2, 200)
-        assert event.upstream == (
-            (pair.client.vip, pair.client.port) if event is at_client else (pair.server.ip, pair.server.port)
-        )
+        assert event.upstream == (pair.server.ip, pair.server.port)
+    assert at_client.original == (pair.client.vip, pair.client.port)
     assert (at_client.identity, at_server.identity) == (SERVER_ID, CLIENT_ID)
     assert (at_client.source, at_client.destination) == (1, 10)
     # the application's own socket, at the address of its pod
