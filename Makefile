@@ -12,8 +12,9 @@ SYSTEM_PYTHON := /usr/bin/python3
 PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libssl-dev libnghttp2-dev gcc make \
 	iproute2 nftables dnsmasq-base util-linux procps curl
 DEMO_PACKAGES := nginx-light redis-server redis-tools tshark tcpdump openssl
-TEST_PACKAGES := $(DEMO_PACKAGES) clang libclang-rt-dev socat linux-libc-dev
+TEST_PACKAGES := $(DEMO_PACKAGES) clang clang-format libclang-rt-dev socat linux-libc-dev
 
+C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
 .PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto clean setup setup-test setup-dev packages-demo packages-test
@@ -34,6 +35,7 @@ check: lint types imports unit
 
 lint: setup-dev
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && $(PYTHON) -m mesh.wire.generate --check
+	@clang-format --dry-run -Werror $(C_SOURCES)
 
 types: setup-dev
 	@.venv/bin/mypy
@@ -60,6 +62,18 @@ test-interop: setup-test
 bpf-info: .venv/.installed
 	@$(PYTHON) -m bpf.loader info
 
+## make sanitize      the engine's tests under ASan, UBSan and TSan
+sanitize: setup-test
+	@$(MAKE) -C engine sanitize
+
+## make fuzz          what peers write, 20 s for each parser (SECONDS=n for longer)
+fuzz: setup-test
+	@$(MAKE) -C engine fuzz
+
+## make bench         beside Envoy, in one run (root, a quiet machine, some minutes); see bench/README.md
+bench: setup-test
+	@$(PYTHON) -m bench.path.hbone_pair && $(PYTHON) -m bench.path.idle && $(PYTHON) -m bench.micro.decisions
+
 ## make proto         generate mesh/wire/*_pb2.py from the .proto files
 proto: setup-dev
 	@$(PYTHON) -m mesh.wire.generate
@@ -73,7 +87,7 @@ setup: packages .venv/.installed
 
 setup-test: packages-test .venv/.installed-test
 
-setup-dev: .venv/.installed-dev
+setup-dev: packages-test .venv/.installed-dev
 
 # pip's and setuptools' chatter is kept, and shown when it failed.
 INSTALL = .venv/bin/pip install --quiet --editable '.$(1)' >.venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }

@@ -246,7 +246,8 @@ static void wait_until(int epoll, uint64_t due_ns, uint32_t bytes)
 	}
 }
 
-/* Requests are due at a fixed rate, round the connections; one that is still busy is waited for, and its delay counts. */
+/* Requests are due at a fixed rate, round the connections; one that is still busy is waited for, and its delay counts.
+ */
 static void paced(const struct address *address, double seconds, uint32_t bytes, int count, double rate)
 {
 	uint64_t step = (uint64_t)(1e9 / rate);

@@ -16,7 +16,7 @@ static inline void cv_add(__u64 *figure, __u64 amount)
 /* The figures of an edge on this CPU. When no more edges fit: those of the unknown edge, and that is counted. */
 static inline struct cv_edge_stats *cv_edge_of(__u32 source, __u32 destination, __u32 direction)
 {
-	struct cv_edge key = { .source = source, .destination = destination, .direction = direction };
+	struct cv_edge key = {.source = source, .destination = destination, .direction = direction};
 	struct cv_edge_stats *stats = edges.lookup(&key);
 	struct cv_edge_stats *zeros;
 	int first = 0;

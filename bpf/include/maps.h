@@ -76,9 +76,9 @@ struct cv_expected {
 };
 
 enum cv_pod_flag {
-	CV_POD_CAPTURE = 1,   /* outbound: connects are rewritten */
-	CV_POD_INBOUND = 2,   /* inbound: arriving connections are steered */
-	CV_POD_FALLBACK = 4,  /* unused in `pods`; see `fallback` */
+	CV_POD_CAPTURE = 1,  /* outbound: connects are rewritten */
+	CV_POD_INBOUND = 2,  /* inbound: arriving connections are steered */
+	CV_POD_FALLBACK = 4, /* unused in `pods`; see `fallback` */
 };
 
 /* hash `pods`, key __u64 netns cookie. */
@@ -127,10 +127,10 @@ struct cv_edge {
  */
 
 enum cv_failure {
-	CV_FAIL_REFUSED = 0,  /* RST to our SYN */
-	CV_FAIL_TIMEOUT = 1,  /* SYN retransmitted, never answered */
-	CV_FAIL_ABORTED = 2,  /* the connecting side gave up */
-	CV_FAIL_DENIED = 3,   /* a program refused the connect */
+	CV_FAIL_REFUSED = 0, /* RST to our SYN */
+	CV_FAIL_TIMEOUT = 1, /* SYN retransmitted, never answered */
+	CV_FAIL_ABORTED = 2, /* the connecting side gave up */
+	CV_FAIL_DENIED = 3,  /* a program refused the connect */
 	CV_FAILURES = 4,
 };
 
@@ -140,8 +140,8 @@ struct cv_edge_stats {
 	__u64 opened;
 	__u64 closed;
 	__u64 failed[4]; /* by enum cv_failure */
-	__u64 sent;     /* payload bytes from source towards destination, whichever end of the socket counts them */
-	__u64 received; /* payload bytes from destination towards source */
+	__u64 sent;      /* payload bytes from source towards destination, whichever end of the socket counts them */
+	__u64 received;  /* payload bytes from destination towards source */
 	__u64 retransmits;
 	__u64 connect_us_sum;
 	__u64 rtt_us_sum;
@@ -172,26 +172,26 @@ struct cv_flow {
 /* per-CPU array `counters`: one slot per exit of a program. */
 enum cv_counter {
 	CV_COUNT_CONNECT_CAPTURED = 0,
-	CV_COUNT_CONNECT_PASSED,          /* enrolled pod: loopback, own address or multicast; or it drains */
-	CV_COUNT_CONNECT_OWN,             /* ztunnel's own socket */
-	CV_COUNT_CONNECT_PROBE,           /* the node's netns towards a local pod */
-	CV_COUNT_CONNECT_REFUSED_NOTE,    /* no room for the note */
-	CV_COUNT_CONNECT_REFUSED_DEVICE,  /* bound to a device that cannot be cleared */
+	CV_COUNT_CONNECT_PASSED,         /* enrolled pod: loopback, own address or multicast; or it drains */
+	CV_COUNT_CONNECT_OWN,            /* ztunnel's own socket */
+	CV_COUNT_CONNECT_PROBE,          /* the node's netns towards a local pod */
+	CV_COUNT_CONNECT_REFUSED_NOTE,   /* no room for the note */
+	CV_COUNT_CONNECT_REFUSED_DEVICE, /* bound to a device that cannot be cleared */
 	CV_COUNT_BIND_REFUSED,
 	CV_COUNT_CARRY_PUBLISHED,
 	CV_COUNT_CARRY_MOVED,
-	CV_COUNT_CARRY_DROPPED,           /* connector closed before anyone accepted */
-	CV_COUNT_CARRY_FULL,              /* `inflight` or `expected` full, or no room for the acceptor's note */
-	CV_COUNT_INBOUND_LOOPBACK,        /* the pod with itself */
+	CV_COUNT_CARRY_DROPPED,    /* connector closed before anyone accepted */
+	CV_COUNT_CARRY_FULL,       /* `inflight` or `expected` full, or no room for the acceptor's note */
+	CV_COUNT_INBOUND_LOOPBACK, /* the pod with itself */
 	CV_COUNT_INBOUND_EXPECTED,
 	CV_COUNT_INBOUND_STEERED,
 	CV_COUNT_INBOUND_FALLBACK,        /* ztunnel away, pod lets pass */
 	CV_COUNT_INBOUND_REFUSED,         /* ztunnel away, pod refuses */
 	CV_COUNT_INBOUND_UNKNOWN_ADDRESS, /* an address of the pod that nobody announced: refused */
 	CV_COUNT_INBOUND_BAD_LISTENER,    /* sk_assign failed: refused */
-	CV_COUNT_EDGE_OVERFLOW,           /* `edges` full: counted on the edge from 0 to 0; or no room to count a socket */
-	CV_COUNT_INBOUND_DRAINING,        /* pod drains: its own listeners answer, save for 15008 */
-	CV_COUNT_CARRY_POD_FULL,          /* one pod has its share of `inflight` unanswered */
+	CV_COUNT_EDGE_OVERFLOW,    /* `edges` full: counted on the edge from 0 to 0; or no room to count a socket */
+	CV_COUNT_INBOUND_DRAINING, /* pod drains: its own listeners answer, save for 15008 */
+	CV_COUNT_CARRY_POD_FULL,   /* one pod has its share of `inflight` unanswered */
 	CV_COUNTERS,
 };
 

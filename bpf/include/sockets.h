@@ -45,14 +45,14 @@ static inline void cv_count(int slot)
 
 static inline void cv_address_v4(struct cv_addr16 *ret, __be32 ip)
 {
-	__be32 words[4] = { 0, 0, CV_NETWORK32(0xffff), ip };
+	__be32 words[4] = {0, 0, CV_NETWORK32(0xffff), ip};
 
 	__builtin_memcpy(ret, words, sizeof(*ret));
 }
 
 static inline void cv_address_v6(struct cv_addr16 *ret, __be32 w0, __be32 w1, __be32 w2, __be32 w3)
 {
-	__be32 words[4] = { w0, w1, w2, w3 };
+	__be32 words[4] = {w0, w1, w2, w3};
 
 	__builtin_memcpy(ret, words, sizeof(*ret));
 }
@@ -68,8 +68,8 @@ static inline void cv_address_of(struct cv_addr16 *ret, __u32 family, __be32 ip,
 }
 
 /* The address of a context of either family; `side` is local or remote. */
-#define CV_ADDRESS(ret, ctx, side)                                                                       \
-	cv_address_of(ret, (ctx)->family, CV_READ((ctx)->side##_ip4), CV_READ((ctx)->side##_ip6[0]),     \
+#define CV_ADDRESS(ret, ctx, side)                                                                                     \
+	cv_address_of(ret, (ctx)->family, CV_READ((ctx)->side##_ip4), CV_READ((ctx)->side##_ip6[0]),                   \
 		      CV_READ((ctx)->side##_ip6[1]), CV_READ((ctx)->side##_ip6[2]), CV_READ((ctx)->side##_ip6[3]))
 
 /* 32 bits of an address, in network order. */

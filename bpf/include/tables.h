@@ -8,20 +8,20 @@
 #include "maps.h"
 
 enum {
-	CV_PODS_MAX = 1024,         /* pods of one node; Kubernetes stops at a few hundred */
-	CV_ADDRESSES_MAX = 4096,    /* four addresses per pod */
-	CV_INFLIGHT_MAX = 65536,    /* connections between connect and accept at one moment */
-	CV_UNANSWERED_MAX = 8192,   /* of these of one pod: twice what the queue of ztunnel's listener holds */
-	CV_EXPECTED_MAX = 65536,    /* open probe connections of the node */
-	CV_LISTENERS_MAX = 2048,    /* two per pod */
-	CV_WORKLOADS_MAX = 65536,   /* addresses that this node has heard of */
+	CV_PODS_MAX = 1024,       /* pods of one node; Kubernetes stops at a few hundred */
+	CV_ADDRESSES_MAX = 4096,  /* four addresses per pod */
+	CV_INFLIGHT_MAX = 65536,  /* connections between connect and accept at one moment */
+	CV_UNANSWERED_MAX = 8192, /* of these of one pod: twice what the queue of ztunnel's listener holds */
+	CV_EXPECTED_MAX = 65536,  /* open probe connections of the node */
+	CV_LISTENERS_MAX = 2048,  /* two per pod */
+	CV_WORKLOADS_MAX = 65536, /* addresses that this node has heard of */
 	CV_EDGES_MAX = 65536,
 };
 
 typedef __u64 cv_netns_cookie;
 
 /* Memory is taken per entry: most nodes never come near the bounds above. */
-#define CV_TABLE(type, key, value, name, max, flags) \
+#define CV_TABLE(type, key, value, name, max, flags)                                                                   \
 	BPF_TABLE_PINNED(type, key, value, name, max, CV_MAPS "/" #name, flags)
 
 CV_TABLE("sk_storage", int, struct cv_note, notes, 0, BPF_F_NO_PREALLOC);

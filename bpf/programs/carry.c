@@ -98,7 +98,7 @@ static inline void publish(struct bpf_sock_ops *ctx, struct cv_note *note)
 
 	if (note->kind == CV_NOTE_PROBE) {
 		struct cv_expected_key key;
-		struct cv_expected value = { .cookie = note->cookie, .netns = note->netns };
+		struct cv_expected value = {.cookie = note->cookie, .netns = note->netns};
 
 		expected_of(ctx, &key);
 		exit = expected.update(&key, &value) ? CV_COUNT_CARRY_FULL : CV_COUNT_CARRY_PUBLISHED;

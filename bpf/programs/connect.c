@@ -13,8 +13,8 @@
 #include "edges.h"
 
 enum { /* of the kernel's <asm-generic/socket.h> */
-	CV_SOL_SOCKET = 1,
-	CV_SO_BINDTODEVICE = 25,
+       CV_SOL_SOCKET = 1,
+       CV_SO_BINDTODEVICE = 25,
 };
 
 enum cv_connect {

@@ -100,7 +100,7 @@ static inline void on_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u
 		cv_count(CV_COUNT_EDGE_OVERFLOW);
 		return;
 	}
-	struct cv_flow fresh = { .connect_ns = now, .flags = CV_FLOW_ACTIVE };
+	struct cv_flow fresh = {.connect_ns = now, .flags = CV_FLOW_ACTIVE};
 	*flow = fresh;
 	want(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG);
 }

@@ -30,10 +30,10 @@ static inline bool is_from_itself(const struct cv_addr16 *local, struct cv_addr1
 	return here && there && here->netns == there->netns;
 }
 
-static inline bool is_expected(struct bpf_sk_lookup *ctx, const struct cv_addr16 *local,
-			       const struct cv_addr16 *remote, __u64 netns)
+static inline bool is_expected(struct bpf_sk_lookup *ctx, const struct cv_addr16 *local, const struct cv_addr16 *remote,
+			       __u64 netns)
 {
-	struct cv_expected_key key = { .local = *local, .remote = *remote };
+	struct cv_expected_key key = {.local = *local, .remote = *remote};
 	struct cv_expected *value;
 
 	key.local_port = CV_NETWORK16((__u16)ctx->local_port);
@@ -57,7 +57,7 @@ static inline int without_ztunnel(__u64 netns, __u32 port)
 
 static inline int steer(struct bpf_sk_lookup *ctx, __u64 netns, __u32 port)
 {
-	struct cv_listener_key key = { .netns = netns, .port = port };
+	struct cv_listener_key key = {.netns = netns, .port = port};
 	struct bpf_sock *listener = (struct bpf_sock *)listeners.lookup(&key);
 	int failed;
 

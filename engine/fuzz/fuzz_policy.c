@@ -19,7 +19,7 @@ static const char *const IDENTITIES[] = {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct cv_endpoint destination = { .port = 80 };
+	struct cv_endpoint destination = {.port = 80};
 	struct cv_policy_input input;
 	struct cv_peer peer = {};
 	uint8_t choice, *program;

@@ -21,22 +21,22 @@ struct cv_endpoint {
 
 /* Why a connection ended or was refused; mesh/reasons.py restates it and a test holds the two equal. */
 enum cv_reason {
-	CV_REASON_OK = 0,               /* both sides ended cleanly */
-	CV_REASON_NO_NOTE,              /* a connection to 15001 that nobody captured */
-	CV_REASON_SELF_CALL,            /* destination is one of the mesh's own ports */
-	CV_REASON_UNKNOWN_SOURCE,       /* the pod is not (yet) announced by the controller */
-	CV_REASON_UNKNOWN_PORT,         /* the service has no such port */
-	CV_REASON_NO_HEALTHY_UPSTREAM,  /* the service has no usable endpoint */
-	CV_REASON_UNKNOWN_WAYPOINT,     /* a waypoint is configured and cannot be resolved */
-	CV_REASON_UNSUPPORTED_NETWORK,  /* endpoint on another network */
-	CV_REASON_POLICY_DENIED,        /* refused by an AuthorizationPolicy or PeerAuthentication */
-	CV_REASON_POLICY_CHANGED,       /* open, and denied by a policy applied later */
+	CV_REASON_OK = 0,              /* both sides ended cleanly */
+	CV_REASON_NO_NOTE,             /* a connection to 15001 that nobody captured */
+	CV_REASON_SELF_CALL,           /* destination is one of the mesh's own ports */
+	CV_REASON_UNKNOWN_SOURCE,      /* the pod is not (yet) announced by the controller */
+	CV_REASON_UNKNOWN_PORT,        /* the service has no such port */
+	CV_REASON_NO_HEALTHY_UPSTREAM, /* the service has no usable endpoint */
+	CV_REASON_UNKNOWN_WAYPOINT,    /* a waypoint is configured and cannot be resolved */
+	CV_REASON_UNSUPPORTED_NETWORK, /* endpoint on another network */
+	CV_REASON_POLICY_DENIED,       /* refused by an AuthorizationPolicy or PeerAuthentication */
+	CV_REASON_POLICY_CHANGED,      /* open, and denied by a policy applied later */
 	CV_REASON_CONNECT_REFUSED,
 	CV_REASON_CONNECT_TIMEOUT,
 	CV_REASON_CONNECT_UNREACHABLE,
 	CV_REASON_CONNECT_FAILED,
 	CV_REASON_TLS_FAILED,
-	CV_REASON_TLS_UNTRUSTED,        /* the peer's certificate does not verify, or names nobody we expect */
+	CV_REASON_TLS_UNTRUSTED, /* the peer's certificate does not verify, or names nobody we expect */
 	CV_REASON_HANDSHAKE_TIMEOUT,
 	CV_REASON_IDENTITY_UNAVAILABLE, /* no certificate for the local identity in time */
 	CV_REASON_PROTOCOL_ERROR,       /* garbage, or a violation of HTTP/2 */
@@ -51,10 +51,10 @@ enum cv_reason {
 	CV_REASON_TUNNEL_LOST,          /* the tunnel ended under its streams */
 	CV_REASON_DRAINED,              /* cut at the end of a drain */
 	CV_REASON_POD_GONE,
-	CV_REASON_LIMIT_CONNECTIONS,    /* per-pod bound */
+	CV_REASON_LIMIT_CONNECTIONS, /* per-pod bound */
 	CV_REASON_LIMIT_STREAMS,
 	CV_REASON_LIMIT_HANDSHAKES,
-	CV_REASON_LIMIT_DESCRIPTORS,    /* EMFILE, ENFILE, ENOMEM, ENOBUFS */
+	CV_REASON_LIMIT_DESCRIPTORS, /* EMFILE, ENFILE, ENOMEM, ENOBUFS */
 	CV_REASON_INTERNAL,
 	CV_REASONS,
 };
@@ -63,7 +63,8 @@ enum cv_reason {
  * What decisions look up. A `cv_tables` is built or cloned by Python, changed, and then published; from then on it is
  * immutable. Objects have numbers that Python chose (never 0, one space for workloads, services and policies); a put
  * replaces whatever had the number, and either happens whole or fails and changes nothing (-ENOMEM, -EINVAL). A clone
- * shares what did not change, so a clone for every change is the way to publish. `destroy` drops the caller's reference.
+ * shares what did not change, so a clone for every change is the way to publish. `destroy` drops the caller's
+ * reference.
  */
 
 struct cv_tables;
@@ -95,8 +96,8 @@ struct cv_workload {
 	const char *namespace_;
 	const char *baggage; /* value of the `baggage` header that names it */
 	const char *network;
-	uint8_t hbone;  /* speaks HBONE on 15008 */
-	uint8_t hidden; /* not found by address: it shares the host's, or lives on another network */
+	uint8_t hbone;   /* speaks HBONE on 15008 */
+	uint8_t hidden;  /* not found by address: it shares the host's, or lives on another network */
 	uint8_t foreign; /* runs on another node: its policies are not here, so whoever asks to reach it is refused */
 	struct cv_waypoint_ref waypoint;
 	const uint8_t (*addresses)[16];
@@ -107,7 +108,8 @@ struct cv_workload {
 
 struct cv_service_endpoint {
 	uint32_t workload;
-	/* 0: a member whatever its ports, which is how a service that is a waypoint is reached; weight 0: never chosen. */
+	/* 0: a member whatever its ports, which is how a service that is a waypoint is reached; weight 0: never chosen.
+	 */
 	uint16_t service_port;
 	uint16_t target_port;
 	uint32_t weight;
@@ -125,10 +127,10 @@ struct cv_service {
 	uint32_t number;
 	const char *hostname;
 	const char *namespace_;
-	uint8_t passthrough; /* always to the original destination */
+	uint8_t passthrough;    /* always to the original destination */
 	uint8_t namespace_only; /* seen only from its own namespace */
 	uint8_t canonical;
-	uint8_t families; /* enum cv_families */
+	uint8_t families;                        /* enum cv_families */
 	const struct cv_waypoint_ref *waypoints; /* none: no redirection */
 	uint32_t waypoint_count;
 	const struct cv_prefix *vips; /* on this node's network */
@@ -211,13 +213,13 @@ struct cv_engine;
 
 struct cv_settings {
 	uint32_t workers;
-	int notes_map;      /* fd of the sk_storage map `notes`; -1: no programs, accept takes the local address */
-	int flows_map;      /* fd of the sk_storage map `flows`; -1: none */
+	int notes_map; /* fd of the sk_storage map `notes`; -1: no programs, accept takes the local address */
+	int flows_map; /* fd of the sk_storage map `flows`; -1: none */
 	uint32_t connect_timeout_ms;
 	uint32_t handshake_timeout_ms;
-	uint32_t request_timeout_ms;      /* CONNECT sent to answer */
-	uint32_t source_wait_ms;          /* how long a connection waits for its pod or identity to be known */
-	uint32_t pool_idle_ms;            /* an unused tunnel is closed after this */
+	uint32_t request_timeout_ms; /* CONNECT sent to answer */
+	uint32_t source_wait_ms;     /* how long a connection waits for its pod or identity to be known */
+	uint32_t pool_idle_ms;       /* an unused tunnel is closed after this */
 	uint32_t ping_interval_ms;
 	uint32_t ping_timeout_ms;
 	uint32_t max_connections_per_pod; /* application connections, each direction */
@@ -238,8 +240,8 @@ int cv_engine_drain(struct cv_engine *engine, uint32_t deadline_ms);
 void cv_engine_destroy(struct cv_engine *engine); /* joins the workers */
 
 /* Identities: PEM strings; key and chain replace what was there, open tunnels keep what they have. */
-int cv_engine_put_identity(struct cv_engine *engine, const char *identity, const char *chain_pem,
-			   const char *key_pem, const char *roots_pem);
+int cv_engine_put_identity(struct cv_engine *engine, const char *identity, const char *chain_pem, const char *key_pem,
+			   const char *roots_pem);
 int cv_engine_remove_identity(struct cv_engine *engine, const char *identity);
 
 /* A local pod. The descriptors become the engine's, also on failure. */
@@ -247,11 +249,11 @@ struct cv_pod_sockets {
 	uint32_t number; /* chosen by Python, not 0 */
 	const char *workload_uid;
 	const char *identity;
-	int netns;        /* for sockets that the engine makes in the pod */
-	int outbound4;    /* 15001 listeners; -1: none */
+	int netns;     /* for sockets that the engine makes in the pod */
+	int outbound4; /* 15001 listeners; -1: none */
 	int outbound6;
-	int inbound;      /* 15006 */
-	int hbone;        /* 15008 */
+	int inbound; /* 15006 */
+	int hbone;   /* 15008 */
 };
 
 int cv_engine_add_pod(struct cv_engine *engine, const struct cv_pod_sockets *pod);
@@ -279,25 +281,26 @@ struct cv_event {
 	uint8_t direction; /* 1 outbound, 2 inbound: enum cv_direction of bpf/include/maps.h */
 	uint8_t path;
 	uint8_t reason;
-	uint8_t opened; /* CLOSED: 1 if OPENED was sent for it */
-	uint16_t status;   /* HTTP status sent or received, 0 none */
+	uint8_t opened;  /* CLOSED: 1 if OPENED was sent for it */
+	uint16_t status; /* HTTP status sent or received, 0 none */
 	uint32_t pod;
-	uint32_t source;      /* workload numbers, 0 unknown */
+	uint32_t source; /* workload numbers, 0 unknown */
 	uint32_t destination;
 	uint32_t service;
-	uint32_t policy;         /* that denied, 0 none */
+	uint32_t policy; /* that denied, 0 none */
 	uint32_t dry_run_policy;
-	uint64_t connection;  /* unique in this process */
-	uint64_t time_us;     /* CLOCK_REALTIME */
+	uint64_t connection; /* unique in this process */
+	uint64_t time_us;    /* CLOCK_REALTIME */
 	uint64_t duration_us;
-	uint64_t bytes_sent;  /* towards the accepting side */
+	uint64_t bytes_sent; /* towards the accepting side */
 	uint64_t bytes_received;
-	struct cv_endpoint downstream;  /* who connected */
-	struct cv_endpoint original;    /* outbound: what the application dialled, possibly a service */
-	struct cv_endpoint upstream;    /* the application at the far end: what CONNECT asks for, or where plain TCP goes */
-	struct cv_endpoint hbone;       /* the other end of the tunnel, zero when plain */
-	char identity[512];             /* authenticated peer; IDENTITY: the one that is needed */
-	char detail[256];               /* one short sentence for the log, or empty */
+	struct cv_endpoint downstream; /* who connected */
+	struct cv_endpoint original;   /* outbound: what the application dialled, possibly a service */
+	struct cv_endpoint
+		upstream;         /* the application at the far end: what CONNECT asks for, or where plain TCP goes */
+	struct cv_endpoint hbone; /* the other end of the tunnel, zero when plain */
+	char identity[512];       /* authenticated peer; IDENTITY: the one that is needed */
+	char detail[256];         /* one short sentence for the log, or empty */
 };
 
 int cv_engine_event_fd(struct cv_engine *engine); /* readable while events wait */
@@ -312,7 +315,7 @@ struct cv_flow_delta {
 	uint32_t source;
 	uint32_t destination;
 	uint32_t direction; /* enum cv_direction of bpf/include/maps.h */
-	uint64_t sent; /* payload from source towards destination */
+	uint64_t sent;      /* payload from source towards destination */
 	uint64_t received;
 };
 
@@ -320,7 +323,7 @@ int cv_engine_flows(struct cv_engine *engine, struct cv_flow_delta *ret, uint32_
 
 struct cv_stats {
 	uint64_t accepted;
-	uint64_t refused[64]; /* by enum cv_reason: connections that never opened */
+	uint64_t refused[64];       /* by enum cv_reason: connections that never opened */
 	uint64_t tunnels_opened[2]; /* as client, as server */
 	uint64_t tunnels_closed[2];
 	uint64_t handshakes_failed[2];

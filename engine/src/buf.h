@@ -23,7 +23,7 @@ struct cv_buf {
 	uint32_t start;
 	uint32_t end;
 	uint32_t capacity; /* of data, headroom excluded */
-	uint32_t size;	   /* index into the pool's sizes */
+	uint32_t size;     /* index into the pool's sizes */
 	uint8_t data[];
 };
 

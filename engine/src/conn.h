@@ -23,12 +23,12 @@ struct cv_conn {
 	struct cv_stream *downstream; /* until joined */
 	struct cv_stream *upstream;
 	struct cv_timer timer;
-	void (*retry)(struct cv_conn *conn);	 /* while waiting: tables or identities have changed */
+	void (*retry)(struct cv_conn *conn);     /* while waiting: tables or identities have changed */
 	void (*timed_out)(struct cv_conn *conn); /* NULL: ends with `timeout_reason` */
 	enum cv_reason timeout_reason;
 	uint64_t number;
-	uint64_t accepted_us;		/* monotonic */
-	struct cv_endpoint client;	/* who connected, as reported */
+	uint64_t accepted_us;           /* monotonic */
+	struct cv_endpoint client;      /* who connected, as reported */
 	struct cv_endpoint destination; /* what was asked for */
 	struct cv_endpoint hbone;
 	struct cv_text *identity;

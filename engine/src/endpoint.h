@@ -26,9 +26,9 @@ void cv_endpoint_print(const struct cv_endpoint *endpoint, char ret[CV_ENDPOINT_
 
 enum cv_authority {
 	CV_AUTHORITY_IP,
-	CV_AUTHORITY_HOST,	/* well formed, a name */
-	CV_AUTHORITY_MAPPED,	/* an IPv4-mapped literal: names no address of a pod */
-	CV_AUTHORITY_BAD,	/* no port, or not an address: 400 */
+	CV_AUTHORITY_HOST,      /* well formed, a name */
+	CV_AUTHORITY_MAPPED,    /* an IPv4-mapped literal: names no address of a pod */
+	CV_AUTHORITY_BAD,       /* no port, or not an address: 400 */
 	CV_AUTHORITY_MALFORMED, /* holds what no URI may hold: a violation of HTTP/2 */
 };
 

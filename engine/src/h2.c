@@ -21,8 +21,8 @@ enum {
 	SERVER_STREAMS = 200,
 	CLIENT_HEAD = 16 * 1024, /* header lists that we accept */
 	SERVER_HEAD = 64 * 1024,
-	GUARD_TOKENS = 4096,	       /* frames that carry nothing, in a burst */
-	GUARD_PER_S = 512,	       /* and in the long run */
+	GUARD_TOKENS = 4096,           /* frames that carry nothing, in a burst */
+	GUARD_PER_S = 512,             /* and in the long run */
 	GUARD_HEAD_BYTES = 256 * 1024, /* CONTINUATION without end */
 };
 

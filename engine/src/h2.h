@@ -54,7 +54,7 @@ struct cv_h2_stream {
 	const char *detail; /* why the tunnel went, for `lost`; good to the end of the turn */
 	struct cv_queue out;
 	struct cv_queue early; /* arrived before the relay was joined */
-	size_t unread;	       /* delivered, and not taken by the other end */
+	size_t unread;         /* delivered, and not taken by the other end */
 	int32_t id;
 	bool answer_seen; /* headers of ours (server) or theirs (client) are through */
 	bool remote_ended;

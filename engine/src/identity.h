@@ -42,7 +42,7 @@ int cv_identities_put(struct cv_identities *identities, const char *name, const 
 int cv_identities_remove(struct cv_identities *identities, const char *name); /* -ENOENT */
 
 struct cv_identity *cv_identity_acquire(struct cv_identities *identities, const char *name); /* NULL: unknown */
-void cv_identity_release(struct cv_identity *identity);					     /* takes NULL */
+void cv_identity_release(struct cv_identity *identity);                                      /* takes NULL */
 
 /* Length of "spiffe://<trust domain>/" when the text is a SPIFFE id of the mesh's form, else 0. */
 size_t cv_identity_trust_domain(const char *text, size_t length);

@@ -21,7 +21,7 @@
 #include "tunnel.h"
 
 enum {
-	ACCEPTS = 16,	      /* per listener and turn */
+	ACCEPTS = 16,         /* per listener and turn */
 	ACCEPT_PAUSE_MS = 20, /* while descriptors are out: long enough not to spin, short enough not to be felt */
 };
 

@@ -27,9 +27,9 @@ struct cv_local_pod {
 	int netns;
 	int listeners[CV_LISTENERS];
 	atomic_uint watchers[CV_LISTENERS]; /* workers that still accept: the last one closes the listener */
-	atomic_uint connections[3];	    /* by direction */
-	atomic_uint tunnels;		    /* accepted */
-	atomic_uint leaving;		    /* workers that still have something of a removed pod */
+	atomic_uint connections[3];         /* by direction */
+	atomic_uint tunnels;                /* accepted */
+	atomic_uint leaving;                /* workers that still have something of a removed pod */
 	bool draining;
 };
 

@@ -14,7 +14,7 @@ struct field {
 	struct span values;
 };
 
-static const uint8_t MAPPED[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+static const uint8_t MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 static const char SCHEME[] = "spiffe://";
 
 /* ---------------------------------------------------------------- reading */
@@ -23,7 +23,7 @@ static bool take(struct span *from, size_t length, struct span *ret)
 {
 	if (from->left < length)
 		return false;
-	*ret = (struct span){ from->at, length };
+	*ret = (struct span){from->at, length};
 	from->at += length;
 	from->left -= length;
 	return true;
@@ -224,7 +224,7 @@ static bool rule_matches(struct span rule, const struct cv_policy_input *input)
 
 bool cv_policy_matches(const uint8_t *program, size_t length, const struct cv_policy_input *input)
 {
-	struct span rules = { program, length };
+	struct span rules = {program, length};
 	struct span rule;
 
 	while (take_node(&rules, &rule))
@@ -238,7 +238,7 @@ bool cv_policy_matches(const uint8_t *program, size_t length, const struct cv_po
 static bool check_match(struct span match)
 {
 	static const struct cv_endpoint nowhere;
-	const struct cv_policy_input input = { .source_ip = nowhere.ip, .destination = &nowhere };
+	const struct cv_policy_input input = {.source_ip = nowhere.ip, .destination = &nowhere};
 	struct field field;
 	uint8_t last = 0;
 	bool hit;
@@ -276,7 +276,7 @@ static bool check_rule(struct span rule)
 
 int cv_policy_check(const uint8_t *program, size_t length)
 {
-	struct span rules = { program, length };
+	struct span rules = {program, length};
 	struct span rule;
 
 	if (!program && length)
@@ -292,7 +292,7 @@ int cv_policy_check(const uint8_t *program, size_t length)
 /* A non-empty run up to `end`, or up to the end of the text when `end` is NUL. */
 static bool take_segment(const char **at, char end, struct cv_text *ret)
 {
-	*ret = (struct cv_text){ *at, strcspn(*at, "/") };
+	*ret = (struct cv_text){*at, strcspn(*at, "/")};
 	*at += ret->length;
 	return ret->length && **at == end;
 }
@@ -313,11 +313,11 @@ void cv_policy_input_init(const struct cv_peer *peer, const struct cv_endpoint *
 	const char *at = peer->identity ? peer->identity : "";
 	struct cv_text trust_domain, namespace_, account;
 
-	*ret = (struct cv_policy_input){ .source_ip = peer->ip, .destination = destination };
+	*ret = (struct cv_policy_input){.source_ip = peer->ip, .destination = destination};
 	if (!take_word(&at, SCHEME) || !take_segment(&at, '/', &trust_domain) || !take_word(&at, "/ns/") ||
 	    !take_segment(&at, '/', &namespace_) || !take_word(&at, "/sa/") || !take_segment(&at, '\0', &account))
 		return;
-	ret->principal = (struct cv_text){ trust_domain.bytes, strlen(trust_domain.bytes) };
+	ret->principal = (struct cv_text){trust_domain.bytes, strlen(trust_domain.bytes)};
 	ret->namespace_ = namespace_;
 	ret->service_account = account;
 }

@@ -24,21 +24,21 @@ struct cv_stream;
 struct cv_relay;
 
 struct cv_stream_ops {
-	void (*start)(struct cv_stream *stream);					/* joined: begin to deliver */
-	void (*put)(struct cv_stream *stream, struct cv_buf *buf);			/* send; takes the buffer */
+	void (*start)(struct cv_stream *stream);                                        /* joined: begin to deliver */
+	void (*put)(struct cv_stream *stream, struct cv_buf *buf);                      /* send; takes the buffer */
 	void (*write)(struct cv_stream *stream, const struct iovec *vector, int count); /* send; bytes stay ours */
-	void (*finish)(struct cv_stream *stream);	       /* half-close after what is queued */
+	void (*finish)(struct cv_stream *stream);              /* half-close after what is queued */
 	void (*taken)(struct cv_stream *stream, size_t bytes); /* the other end has taken what we delivered */
 	bool (*is_delivered)(const struct cv_stream *stream);  /* has what left also arrived, our end included? */
-	void (*abort)(struct cv_stream *stream);	       /* reset */
-	void (*close)(struct cv_stream *stream);	       /* both directions have ended */
+	void (*abort)(struct cv_stream *stream);               /* reset */
+	void (*close)(struct cv_stream *stream);               /* both directions have ended */
 };
 
 struct cv_stream {
 	const struct cv_stream_ops *ops;
-	struct cv_relay *relay;					       /* NULL until joined */
+	struct cv_relay *relay;                                        /* NULL until joined */
 	void (*lost)(struct cv_stream *stream, enum cv_reason reason); /* until joined */
-	void *owner;						       /* whose `lost` it is */
+	void *owner;                                                   /* whose `lost` it is */
 	size_t queued;
 	uint64_t sent; /* taken in all */
 	bool ended;
@@ -66,9 +66,9 @@ static inline struct cv_stream *cv_stream_other(const struct cv_stream *stream)
 /* What a stream calls. After any of them it may be gone: it must not touch itself before looking at `relay`. */
 void cv_stream_deliver(struct cv_stream *stream, struct cv_buf *buf);
 void cv_stream_deliver_vector(struct cv_stream *stream, const struct iovec *vector, int count, size_t bytes);
-void cv_stream_end(struct cv_stream *stream);		     /* their half-close, after all that was delivered */
+void cv_stream_end(struct cv_stream *stream);                /* their half-close, after all that was delivered */
 void cv_stream_took(struct cv_stream *stream, size_t bytes); /* bytes of ours have left */
-void cv_stream_finished(struct cv_stream *stream);	     /* our half-close has left */
+void cv_stream_finished(struct cv_stream *stream);           /* our half-close has left */
 void cv_stream_lost(struct cv_stream *stream, enum cv_reason reason);
 
 #endif

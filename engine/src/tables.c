@@ -15,8 +15,8 @@ struct key {
 };
 
 #define as_workload(object) ((const struct cv_workload_object *)(object))
-#define as_service(object) ((const struct cv_service_object *)(object))
-#define as_policy(object) ((const struct cv_policy_object *)(object))
+#define as_service(object)  ((const struct cv_service_object *)(object))
+#define as_policy(object)   ((const struct cv_policy_object *)(object))
 
 /* ------------------------------------------------------------------- life */
 
@@ -36,8 +36,8 @@ struct cv_tables *cv_tables_create(void)
 	if (!tables)
 		return NULL;
 	atomic_init(&tables->refs, 1);
-	if (cv_index_init(&tables->by_number) || cv_index_init(&tables->by_uid) ||
-	    cv_index_init(&tables->by_address) || cv_index_init(&tables->by_vip)) {
+	if (cv_index_init(&tables->by_number) || cv_index_init(&tables->by_uid) || cv_index_init(&tables->by_address) ||
+	    cv_index_init(&tables->by_vip)) {
 		deinit(tables);
 		return NULL;
 	}
@@ -121,25 +121,25 @@ static bool key_of(struct cv_tables *tables, const struct cv_object *object, uin
 	const struct cv_service *service = &as_service(object)->view;
 
 	if (i == 0) {
-		*ret = (struct key){ &tables->by_number, hash_number(object->number) };
+		*ret = (struct key){&tables->by_number, hash_number(object->number)};
 		return true;
 	}
 	if (object->kind == CV_OBJECT_SERVICE) {
 		if (--i >= service->vip_count)
 			return false;
-		*ret = (struct key){ &tables->by_vip,
-				     cv_tables_hash_prefix(service->vips[i].ip, service->vips[i].length) };
+		*ret = (struct key){&tables->by_vip,
+				    cv_tables_hash_prefix(service->vips[i].ip, service->vips[i].length)};
 		return true;
 	}
 	if (object->kind != CV_OBJECT_WORKLOAD)
 		return false;
 	if (--i == 0) {
-		*ret = (struct key){ &tables->by_uid, cv_index_hash(workload->uid, strlen(workload->uid)) };
+		*ret = (struct key){&tables->by_uid, cv_index_hash(workload->uid, strlen(workload->uid))};
 		return true;
 	}
 	if (workload->hidden || --i >= workload->address_count)
 		return false;
-	*ret = (struct key){ &tables->by_address, cv_index_hash(workload->addresses[i], 16) };
+	*ret = (struct key){&tables->by_address, cv_index_hash(workload->addresses[i], 16)};
 	return true;
 }
 

@@ -129,7 +129,7 @@ static int split(const struct cv_index *from, struct cv_index *to)
 
 void cv_index_grow(struct cv_index *index)
 {
-	struct cv_index grown = { .mask = index->mask * 2 + 1, .count = index->count };
+	struct cv_index grown = {.mask = index->mask * 2 + 1, .count = index->count};
 
 	if (index->count / ENTRIES_PER_BUCKET <= index->mask)
 		return;

@@ -91,7 +91,7 @@ int cv_objects_create_workload(const struct cv_workload *from, struct cv_object 
 	if (!from->number || is_missing(from->uid) || is_missing(from->identity) || is_missing(from->namespace_))
 		return -EINVAL;
 	pack_workload(&pack, from);
-	pack = (struct pack){ .block = malloc(pack.used) };
+	pack = (struct pack){.block = malloc(pack.used)};
 	if (!pack.block)
 		return -ENOMEM;
 	pack_workload(&pack, from);
@@ -119,7 +119,7 @@ int cv_objects_create_policy(const struct cv_policy *from, struct cv_object **re
 	if (!from->number || is_missing(from->name) || cv_policy_check(from->program, from->program_length))
 		return -EINVAL;
 	pack_policy(&pack, from);
-	pack = (struct pack){ .block = malloc(pack.used) };
+	pack = (struct pack){.block = malloc(pack.used)};
 	if (!pack.block)
 		return -ENOMEM;
 	pack_policy(&pack, from);
@@ -153,7 +153,7 @@ static int by_port(const void *left, const void *right)
 
 static struct cv_port_group *find_group(struct cv_port_group *groups, uint32_t count, uint16_t port)
 {
-	struct cv_port_group key = { .port = port };
+	struct cv_port_group key = {.port = port};
 
 	return bsearch(&key, groups, count, sizeof(*groups), by_port);
 }
@@ -260,7 +260,7 @@ int cv_objects_create_service(const struct cv_service *from, struct cv_object **
 	if (arrange(from, &arrangement))
 		return -ENOMEM;
 	pack_service(&pack, from, &arrangement);
-	pack = (struct pack){ .block = malloc(pack.used) };
+	pack = (struct pack){.block = malloc(pack.used)};
 	if (!pack.block)
 		return -ENOMEM;
 	pack_service(&pack, from, &arrangement);

@@ -35,8 +35,8 @@ struct cv_port_group {
 
 struct cv_service_object {
 	struct cv_object object;
-	struct cv_service view;              /* endpoints sorted by port, otherwise in the order of the put */
-	const struct cv_port_group *groups;  /* sorted by port; also ports without an endpoint */
+	struct cv_service view;             /* endpoints sorted by port, otherwise in the order of the put */
+	const struct cv_port_group *groups; /* sorted by port; also ports without an endpoint */
 	uint32_t group_count;
 	const uint64_t *shares; /* per endpoint: weights of its group up to and with it */
 };

@@ -28,7 +28,7 @@ struct call {
 	uint64_t randomness;
 };
 
-static const uint8_t MAPPED[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+static const uint8_t MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
 static bool is_ipv4(const uint8_t ip[16])
 {
@@ -181,8 +181,8 @@ static bool is_waypoint(const struct call *call, const struct cv_waypoint_ref *w
 
 	if (waypoint->kind == CV_WAYPOINT_WORKLOAD)
 		return waypoint->number == call->source->number;
-	service = waypoint->kind == CV_WAYPOINT_SERVICE ?
-			  cv_tables_service_object(call->tables, waypoint->number) : NULL;
+	service =
+		waypoint->kind == CV_WAYPOINT_SERVICE ? cv_tables_service_object(call->tables, waypoint->number) : NULL;
 	members = service ? cv_objects_group(service, 0) : NULL;
 	for (i = 0; members && i < members->count; i++)
 		if (service->view.endpoints[members->first + i].workload == call->source->number)
@@ -236,7 +236,7 @@ static void to_waypoint(const struct call *call, const struct cv_waypoint_ref *w
 /* The halves of the randomness are swapped, so that which waypoint and which of its endpoints are two draws. */
 static const struct cv_waypoint_ref *pick_waypoint(const struct call *call, const struct cv_service *service)
 {
-	static const struct cv_waypoint_ref unknown = { .kind = CV_WAYPOINT_UNKNOWN };
+	static const struct cv_waypoint_ref unknown = {.kind = CV_WAYPOINT_UNKNOWN};
 	uint64_t randomness = call->randomness << 32 | call->randomness >> 32, total = 0, ticket;
 	uint32_t i;
 
@@ -320,7 +320,7 @@ static void route_to_workload(const struct call *call, const struct cv_workload 
 int cv_tables_route(const struct cv_tables *tables, uint32_t source, const struct cv_endpoint *destination,
 		    uint64_t randomness, struct cv_route *ret)
 {
-	struct call call = { tables, cv_tables_workload(tables, source), destination, randomness };
+	struct call call = {tables, cv_tables_workload(tables, source), destination, randomness};
 	const struct cv_workload *workload = cv_tables_workload_by_ip(tables, destination->ip);
 	const struct cv_service_object *service;
 

@@ -12,8 +12,8 @@ struct cv_tcp {
 	struct cv_worker *worker;
 	struct cv_queue out;
 	void (*connected)(struct cv_tcp *tcp, int error); /* once, 0 or -errno; on error the socket is still open */
-	int fd;						  /* -1: gone */
-	bool upstream;					  /* whose reset it is */
+	int fd;                                           /* -1: gone */
+	bool upstream;                                    /* whose reset it is */
 	bool connecting;
 	bool started;
 	bool may_read;

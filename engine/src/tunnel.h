@@ -45,7 +45,7 @@ struct cv_tunnel {
 	uint64_t heard_ms;
 	uint64_t pinged_ms; /* 0: no PING of ours is out */
 	uint64_t buffered;  /* bytes that applications have not taken */
-	uint64_t owed;	    /* connection credit held back */
+	uint64_t owed;      /* connection credit held back */
 	struct cv_guard guard;
 	uint32_t stream_count;
 	uint32_t source; /* workload numbers of the note, client only */
@@ -54,16 +54,16 @@ struct cv_tunnel {
 	enum cv_tunnel_state state;
 	enum cv_reason verdict; /* why verification refused; OK: it did not */
 	int fd;
-	bool counted;	  /* in tunnels_open */
+	bool counted;     /* in tunnels_open */
 	bool handshaking; /* in worker->handshakes */
 	bool may_read;
 	bool may_write;
 	bool hung_up;
-	bool retired;	     /* no new streams: GOAWAY, drain or a replaced identity */
-	bool draining;	     /* server: the first GOAWAY has left */
-	bool closing;	     /* ends when the last stream has */
-	bool proven;	     /* client: the server has spoken HTTP/2, so it accepted our certificate */
-	bool violated;	     /* a GOAWAY with an error has left */
+	bool retired;        /* no new streams: GOAWAY, drain or a replaced identity */
+	bool draining;       /* server: the first GOAWAY has left */
+	bool closing;        /* ends when the last stream has */
+	bool proven;         /* client: the server has spoken HTTP/2, so it accepted our certificate */
+	bool violated;       /* a GOAWAY with an error has left */
 	bool closed_cleanly; /* close_notify was seen */
 	const char *verify_detail;
 	char explanation[256]; /* who was expected and who came */
@@ -77,7 +77,7 @@ struct cv_tunnel *cv_tunnel_connect(struct cv_seat *seat, struct cv_pool *pool, 
 bool cv_tunnel_has_room(const struct cv_tunnel *tunnel);
 void cv_tunnel_fail(struct cv_tunnel *tunnel, enum cv_reason reason, const char *detail); /* streams are lost */
 void cv_tunnel_cut(struct cv_tunnel *tunnel, enum cv_reason reason); /* GOAWAY if it fits, and gone now */
-void cv_tunnel_retire(struct cv_tunnel *tunnel);		     /* no new streams; ends after the last */
+void cv_tunnel_retire(struct cv_tunnel *tunnel);                     /* no new streams; ends after the last */
 void cv_tunnel_drain(struct cv_tunnel *tunnel); /* the same, and the peer is told before it is held to it */
 void cv_tunnel_retry_identity(struct cv_tunnel *tunnel);
 void cv_tunnel_proved(struct cv_tunnel *tunnel);      /* their SETTINGS have come */

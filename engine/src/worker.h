@@ -49,7 +49,7 @@ struct cv_worker {
 	int wake;
 	int home_netns;
 	uint64_t now_ms;   /* CLOCK_MONOTONIC at the start of the turn */
-	bool spins;	   /* events come close together: see wait_for_events */
+	bool spins;        /* events come close together: see wait_for_events */
 	uint64_t sequence; /* last connection made here */
 	uint64_t random;
 
@@ -57,17 +57,17 @@ struct cv_worker {
 	struct cv_task *tasks;
 	struct cv_task **tasks_tail;
 
-	struct cv_task adopt;		       /* on its way while `published` is not NULL */
+	struct cv_task adopt;                  /* on its way while `published` is not NULL */
 	_Atomic(struct cv_tables *) published; /* not yet adopted */
-	const struct cv_tables *tables;	       /* this worker's reference; NULL before the first publish */
+	const struct cv_tables *tables;        /* this worker's reference; NULL before the first publish */
 	struct cv_timers timers;
 	struct cv_bufs bufs;
 	struct cv_list ready;
 	struct cv_list flush;
 	struct cv_list graves;
-	struct cv_list seats;	/* struct cv_seat: the pods, as this worker sees them */
+	struct cv_list seats;   /* struct cv_seat: the pods, as this worker sees them */
 	struct cv_list waiting; /* struct cv_conn: until tables or identities change */
-	uint32_t handshakes;	/* in flight */
+	uint32_t handshakes;    /* in flight */
 	bool draining;
 	bool drained;
 	struct cv_timer drain_timer;
@@ -79,7 +79,7 @@ struct cv_worker {
 
 enum {
 	CV_WORKER_READ = 128 * 1024, /* one read of a tunnel, and what it decrypts to */
-	CV_WORKER_SHARE = 4,	     /* reads or writes that one object may do in a turn */
+	CV_WORKER_SHARE = 4,         /* reads or writes that one object may do in a turn */
 };
 
 int cv_worker_init(struct cv_worker *worker, struct cv_engine *engine, uint32_t index);

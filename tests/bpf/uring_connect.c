@@ -20,8 +20,8 @@ static int fail(const char *step)
 
 int main(int argc, char **argv)
 {
-	struct io_uring_params params = { .flags = argc > 3 ? IORING_SETUP_SQPOLL : 0, .sq_thread_idle = 1000 };
-	struct sockaddr_in address = { .sin_family = AF_INET };
+	struct io_uring_params params = {.flags = argc > 3 ? IORING_SETUP_SQPOLL : 0, .sq_thread_idle = 1000};
+	struct sockaddr_in address = {.sin_family = AF_INET};
 	socklen_t length = sizeof(address);
 	struct io_uring_sqe *sqes;
 	struct io_uring_cqe *cqe;
@@ -37,10 +37,9 @@ int main(int argc, char **argv)
 		return fail("io_uring_setup");
 	sq = mmap(NULL, params.sq_off.array + params.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, ring,
 		  IORING_OFF_SQ_RING);
-	cq = mmap(NULL, params.cq_off.cqes + params.cq_entries * sizeof(*cqe), PROT_READ | PROT_WRITE, MAP_SHARED,
-		  ring, IORING_OFF_CQ_RING);
-	sqes = mmap(NULL, params.sq_entries * sizeof(*sqes), PROT_READ | PROT_WRITE, MAP_SHARED, ring,
-		    IORING_OFF_SQES);
+	cq = mmap(NULL, params.cq_off.cqes + params.cq_entries * sizeof(*cqe), PROT_READ | PROT_WRITE, MAP_SHARED, ring,
+		  IORING_OFF_CQ_RING);
+	sqes = mmap(NULL, params.sq_entries * sizeof(*sqes), PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQES);
 	sock = socket(AF_INET, SOCK_STREAM, 0);
 	if (sq == MAP_FAILED || cq == MAP_FAILED || sqes == MAP_FAILED || sock < 0)
 		return fail("mmap or socket");

@@ -38,12 +38,12 @@ void *__wrap_calloc(size_t count, size_t size)
 	return is_spent() ? NULL : __real_calloc(count, size);
 }
 
-#define check(condition)                                                                   \
-	do {                                                                               \
-		if (!(condition)) {                                                        \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);    \
-			exit(1);                                                           \
-		}                                                                          \
+#define check(condition)                                                                                               \
+	do {                                                                                                           \
+		if (!(condition)) {                                                                                    \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                                \
+			exit(1);                                                                                       \
+		}                                                                                                      \
 	} while (0)
 
 static uint64_t state = 88172645463325252;
@@ -74,7 +74,7 @@ struct step {
 static int put_workload(struct cv_tables *tables, const struct step *step)
 {
 	uint8_t addresses[2][16];
-	uint32_t policies[2] = { step->a, step->b };
+	uint32_t policies[2] = {step->a, step->b};
 	char uid[32];
 
 	snprintf(uid, sizeof(uid), "x//Pod/n/%u", step->a % 7);
@@ -96,13 +96,12 @@ static int put_workload(struct cv_tables *tables, const struct step *step)
 
 static int put_service(struct cv_tables *tables, const struct step *step)
 {
-	struct cv_prefix vips[2] = { { .length = 128 }, { .length = (uint8_t)(100 + step->b % 29) } };
+	struct cv_prefix vips[2] = {{.length = 128}, {.length = (uint8_t)(100 + step->b % 29)}};
 	struct cv_service_endpoint endpoints[3] = {
-		{ step->a, 80, 8080, step->b % 3 }, { step->b, 0, 0, 1 }, { step->b, 80, 81, 2 }
-	};
-	struct cv_waypoint_ref waypoint = { (uint8_t)(step->a % 4), 15008, step->b, 1 };
-	const char *names[2] = { "spiffe://td/ns/n/sa/x", NULL };
-	uint16_t ports[2] = { 80, 81 };
+		{step->a, 80, 8080, step->b % 3}, {step->b, 0, 0, 1}, {step->b, 80, 81, 2}};
+	struct cv_waypoint_ref waypoint = {(uint8_t)(step->a % 4), 15008, step->b, 1};
+	const char *names[2] = {"spiffe://td/ns/n/sa/x", NULL};
+	uint16_t ports[2] = {80, 81};
 	char hostname[32];
 
 	snprintf(hostname, sizeof(hostname), "s%u", step->a % 5);
@@ -128,7 +127,7 @@ static int put_service(struct cv_tables *tables, const struct step *step)
 
 static int put_policy(struct cv_tables *tables, const struct step *step)
 {
-	static const uint8_t program[] = { 0, 0, 0, 0 }; /* one rule without clauses */
+	static const uint8_t program[] = {0, 0, 0, 0}; /* one rule without clauses */
 
 	return cv_tables_put_policy(tables, &(struct cv_policy){
 						    .number = step->number,
@@ -156,14 +155,14 @@ static int take(struct cv_tables *tables, const struct step *step)
 
 static struct step draw_step(void)
 {
-	return (struct step){ draw(6), 1 + draw(NUMBERS), 1 + draw(NUMBERS), 1 + draw(NUMBERS) };
+	return (struct step){draw(6), 1 + draw(NUMBERS), 1 + draw(NUMBERS), 1 + draw(NUMBERS)};
 }
 
 /* All that can be seen of the tables from outside, as one number. */
 static uint64_t fingerprint(const struct cv_tables *tables)
 {
-	struct cv_endpoint destination = { .port = 80 };
-	struct cv_peer peer = { .identity = "spiffe://td/ns/n/sa/a" };
+	struct cv_endpoint destination = {.port = 80};
+	struct cv_peer peer = {.identity = "spiffe://td/ns/n/sa/a"};
 	struct cv_route route;
 	struct cv_verdict verdict;
 	const char *expected[2];
@@ -292,12 +291,12 @@ static void grow_to_many(void)
 		memcpy(address[0], &i, sizeof(i));
 		snprintf(uid, sizeof(uid), "u%u", i);
 		allocations_left = i % 64 == 0 ? 6 : -1; /* sometimes it cannot grow */
-		while (cv_tables_put_workload(tables, &(struct cv_workload){ .number = i,
-									     .uid = uid,
-									     .identity = "i",
-									     .namespace_ = "n",
-									     .addresses = address,
-									     .address_count = 1 }))
+		while (cv_tables_put_workload(tables, &(struct cv_workload){.number = i,
+									    .uid = uid,
+									    .identity = "i",
+									    .namespace_ = "n",
+									    .addresses = address,
+									    .address_count = 1}))
 			allocations_left = -1;
 		allocations_left = -1;
 	}
@@ -318,11 +317,12 @@ static void grow_to_many(void)
 static void answer_the_data_path(void)
 {
 	struct cv_tables *tables = cv_tables_create(), *held;
-	const char *names[2] = { "spiffe://td/ns/n/sa/x", "spiffe://td/ns/n/sa/y" };
-	const char *expected[3] = { NULL, NULL, NULL };
-	struct cv_workload workload = { .number = 4, .uid = "u", .identity = "spiffe://td/ns/n/sa/old", .namespace_ = "n" };
-	struct cv_service service = { .number = 2, .hostname = "h", .namespace_ = "n" };
-	struct cv_route route = { .next_hop = 9, .next_hop_service = 2 };
+	const char *names[2] = {"spiffe://td/ns/n/sa/x", "spiffe://td/ns/n/sa/y"};
+	const char *expected[3] = {NULL, NULL, NULL};
+	struct cv_workload workload = {
+		.number = 4, .uid = "u", .identity = "spiffe://td/ns/n/sa/old", .namespace_ = "n"};
+	struct cv_service service = {.number = 2, .hostname = "h", .namespace_ = "n"};
+	struct cv_route route = {.next_hop = 9, .next_hop_service = 2};
 
 	check(!cv_tables_put_workload(tables, &workload));
 	workload.number = 9;
@@ -350,10 +350,11 @@ static void answer_the_data_path(void)
 static void refuse_what_is_incomplete(void)
 {
 	struct cv_tables *tables = cv_tables_create();
-	struct cv_prefix too_long = { .length = 129 };
-	struct cv_workload workload = { .uid = "u", .identity = "i", .namespace_ = "n" };
-	struct cv_service service = { .number = 1, .hostname = "h", .namespace_ = "n", .vips = &too_long, .vip_count = 1 };
-	struct cv_policy policy = { .number = 1, .name = "n/p", .program_length = 1 };
+	struct cv_prefix too_long = {.length = 129};
+	struct cv_workload workload = {.uid = "u", .identity = "i", .namespace_ = "n"};
+	struct cv_service service = {
+		.number = 1, .hostname = "h", .namespace_ = "n", .vips = &too_long, .vip_count = 1};
+	struct cv_policy policy = {.number = 1, .name = "n/p", .program_length = 1};
 
 	check(cv_tables_put_workload(tables, &workload) == -EINVAL);
 	workload.number = 1;
