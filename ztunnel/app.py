@@ -26,7 +26,7 @@ from ztunnel.admin import dump, server
 from ztunnel.admin.explain import explain
 from ztunnel.compile import Compiler
 from ztunnel.config import Config
-from ztunnel.connections import Names, Reporter
+from ztunnel.connections import EventPump, Names, Reporter
 from ztunnel.control.ads import AdsClient, NodeIdentity
 from ztunnel.control.link import ControllerLink
 from ztunnel.data_path import DataPath, load_border
@@ -42,6 +42,7 @@ from ztunnel.state import Store
 from ztunnel.telemetry.access_log import AccessLog
 from ztunnel.telemetry.flows import FlowMetrics
 from ztunnel.telemetry.labels import Edge
+from ztunnel.telemetry.line_writer import LineWriter
 from ztunnel.telemetry.metrics import ConnectionMetrics
 from ztunnel.telemetry.process import EngineStats, ProcessMetrics
 from ztunnel.updates import Updates
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 
 # After the drain's own deadline the engine needs a moment to say that it is over.
 DRAIN_GRACE_S = 1.0
+# How long the last lines of the access log may take to be written.
+LOG_GRACE_S = 2.0
 
 
 class NotReadyInTime(Exception):
@@ -82,7 +85,8 @@ class Ztunnel:
         )
         self.ads = AdsClient(self._node(), self.link, self.updates.apply)
         self.metrics = ConnectionMetrics(self._live)
-        access_log = AccessLog(sys.stdout, config.logs.log_format == "json", self.names.policy)
+        self.lines = LineWriter(sys.stdout.fileno())
+        access_log = AccessLog(self.lines, config.logs.log_format == "json", self.names.policy)
         self.reporter = Reporter(
             self.engine,
             self.names,
@@ -112,7 +116,7 @@ class Ztunnel:
 
     def _stats(self) -> EngineStats:
         stats = self.engine.stats()
-        return replace(stats, events_dropped=stats.events_dropped + self.reporter.lines_lost)
+        return replace(stats, events_dropped=stats.events_dropped + self.lines.lost)
 
     def registry(self) -> CollectorRegistry:
         """Every metric of this process."""
@@ -185,8 +189,7 @@ async def run(config: Config) -> None:
         for http in ztunnel.servers():
             await stack.enter_async_context(http)
         ztunnel.engine.start()
-        loop.add_reader(ztunnel.engine.event_fd, ztunnel.reporter.take)
-        stack.callback(loop.remove_reader, ztunnel.engine.event_fd)
+        stack.enter_context(EventPump(loop, ztunnel.engine.event_fd, ztunnel.reporter.take))
         background.start(ztunnel.ads.run(), "controller stream")
         agent = background.run_once(ztunnel.agent.run(), "agent link")
         background.start(ztunnel.sweep_pods(), "pods that leave")
@@ -231,6 +234,7 @@ async def _drain(ztunnel: Ztunnel) -> None:
         async with asyncio.timeout(deadline_s + DRAIN_GRACE_S):
             await ztunnel.drained.wait()
     ztunnel.reporter.take_all()
+    ztunnel.lines.close(LOG_GRACE_S)
 
 
 async def _or_stop(opening: Coroutine[Any, Any, Plane], stop: asyncio.Event) -> Plane | None:

@@ -4,6 +4,7 @@ The engine knows workloads, services and policies by number and says who the pee
 read about a connection is put together here, once per event, on the event loop.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # Events taken from the engine at once; more wait there, so one burst does not starve the loop.
 BATCH = 512
+# Pause between the first event and taking it: under load a wake-up of this thread for each one is what costs. Short
+# enough that a connection that waits for its certificate does not notice.
+GATHER_S = 0.01
 
 
 class EventSource(Protocol):
@@ -94,7 +98,6 @@ class Reporter:
         self._pods = pods
         self._identities = identities
         self._drained = drained
-        self.lines_lost = 0  # of the access log: nobody takes them, the disk behind it may be full
 
     def take(self) -> int:
         """Handle what waits, up to one batch; returns how many events there were."""
@@ -113,18 +116,9 @@ class Reporter:
                 self._pods.removed(event.pod)
             elif event.kind == EventKind.DRAINED:
                 self._drained()
-        self._tell(ended)
-        return len(events)
-
-    def _tell(self, ended: list[tuple[ConnectionEvent, Edge]]) -> None:
-        if self._access_log is None:
-            return
-        try:
+        if self._access_log is not None:
             self._access_log.write(ended)
-        except OSError as error:  # a log that cannot be written keeps nobody from connections, metrics or draining
-            if not self.lines_lost:
-                log.error("the access log cannot be written: %s; what it loses is counted", error)
-            self.lines_lost += len(ended)
+        return len(events)
 
     def take_all(self) -> None:
         """Handle everything that waits, before a scrape or at the end."""
@@ -140,3 +134,31 @@ class Reporter:
             self._identities.hurry(Identity.parse(identity))
         except InvalidIdentity:
             log.error("the engine asked for %r, which is no identity", identity)
+
+
+class EventPump:
+    """Has the reporter take events a moment after the engine has some; a context manager on the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, take: Callable[[], int]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._take = take
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> "EventPump":
+        self._loop.add_reader(self._fd, self._gather)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_reader(self._fd)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _gather(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._timer = self._loop.call_later(GATHER_S, self._taken)
+
+    def _taken(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._fd, self._gather)
+        self._take()

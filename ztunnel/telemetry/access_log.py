@@ -7,7 +7,7 @@ was dialled), `reason` and `policy`. Lines of one batch of events are written at
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Protocol
 
 from mesh.reasons import Reason
 from ztunnel.events import ConnectionEvent, Path, SocketAddress
@@ -74,10 +74,20 @@ def _error(event: ConnectionEvent, reason: Reason, policy: str | None) -> str | 
     return ": ".join(parts)
 
 
+class Output(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> int:
+        """Take whole lines."""
+
+    def flush(self) -> None:
+        """See to it that they leave."""
+
+
 class AccessLog:
     """Formats and writes; one writer, called from the event loop only."""
 
-    def __init__(self, out: TextIO, as_json: bool, policy_name: PolicyName) -> None:
+    def __init__(self, out: Output, as_json: bool, policy_name: PolicyName) -> None:
         self._out = out
         self._format = _as_json if as_json else _as_text
         self._policy_name = policy_name
