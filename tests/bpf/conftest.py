@@ -1,6 +1,5 @@
 """One program set and one topology for all tests here; each test enrols the pods it needs."""
 
-import fcntl
 import os
 import shutil
 import socket
@@ -16,8 +15,8 @@ from bpf import features
 from bpf.paths import NodePaths
 from bpf.plane import Note, NoteKind, Plane, PodFlag
 from tests.bpf.topology import Place, Topology, prefix, sh
+from tests.support.machine import alone
 
-LOCK = Path("/run/lock/culvert-test.lock")
 BOTH = PodFlag.CAPTURE | PodFlag.INBOUND
 
 
@@ -49,8 +48,7 @@ def machine() -> Iterator[None]:
     missing = [check.sentence for check in features.required_for_loading() if not check.is_met]
     if missing:
         pytest.skip("; ".join(missing))
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone():
         yield
 
 

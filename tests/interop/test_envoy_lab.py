@@ -6,7 +6,6 @@ node-b: shop/server (enrolled), foreign/envoy (not enrolled; marked as speaking 
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import socket
@@ -37,6 +36,7 @@ from tests.interop.applications import (
 from tests.interop.hyper import Hyper, tls_context
 from tests.interop.node import HBONE, Credential, listen, until
 from tests.support import envoy
+from tests.support.machine import alone
 
 pytestmark = [
     pytest.mark.root,
@@ -44,7 +44,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = Path("/run/lock/culvert-test.lock")
 APP = 7000
 
 T = TypeVar("T")
@@ -151,8 +150,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = Lab(f"cvg-{os.getpid()}", tmp_path_factory.mktemp("lab"))
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone():
         made.up()
         try:
             yield made

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from tests.node import lab_stage
+from tests.support.machine import alone
 
 APPS = Path(__file__).parent / "apps"
 PORTS = (7001, 7002, 7003, 7004, 7005, 7006)
@@ -195,9 +196,10 @@ def mesh(purpose: str, folder: Path, *objects: dict[str, Any]) -> Iterator[Mesh]
     """The topology above, and more objects, for as long as the block runs."""
     own = lab_stage.name(purpose)
     (folder / "topology.yaml").write_text(yaml.safe_dump_all([*topology(), *objects]))
-    done = lab_stage.culvert("lab", "up", str(folder), "--lab", own)
-    try:
-        assert done.returncode == 0, done.stderr
-        yield Mesh(own)
-    finally:
-        lab_stage.culvert("lab", "down", "--lab", own)
+    with alone():
+        done = lab_stage.culvert("lab", "up", str(folder), "--lab", own)
+        try:
+            assert done.returncode == 0, done.stderr
+            yield Mesh(own)
+        finally:
+            lab_stage.culvert("lab", "down", "--lab", own)

@@ -1,6 +1,5 @@
 """The agent as a process, with real programs, namespaces and sockets (topology: agent_stage.py)."""
 
-import fcntl
 import json
 import os
 import re
@@ -19,10 +18,9 @@ from bpf.plane import Plane
 from mesh.zds import Add, Del, SnapshotSent
 from tests.bpf.topology import Place
 from tests.node.agent_stage import AgentStage, ZtunnelStub, until
+from tests.support.machine import alone
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
-
-LOCK = Path("/run/lock/culvert-test.lock")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +30,7 @@ def machine() -> Iterator[None]:
     missing = [check.sentence for check in features.required_for_loading() if not check.is_met]
     if missing:
         pytest.skip("; ".join(missing))
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone():
         yield
 
 

@@ -1,6 +1,5 @@
 """The demo as a user runs it: two nodes, the whole mesh, unmodified programs; and an interrupted one."""
 
-import fcntl
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.lab_stage import culvert, left_behind, start
+from tests.support import machine
 
 pytestmark = [
     pytest.mark.root,
@@ -22,8 +22,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def alone():
     """Programs at the cgroup root see the whole machine: one set of tests at a time."""
-    with Path("/run/lock/culvert-test.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with machine.alone():
         yield
 
 

@@ -8,7 +8,6 @@ machine a (198.51.100.1)                  machine b (198.51.100.2)
 +------------------------------+          +------------------------------+
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from lab.span.secret import new_token
 from tests.node import lab_stage
 from tests.node.lab_stage import left_behind
 from tests.node.mesh_stage import eventually
+from tests.support import machine
 
 pytestmark = [
     pytest.mark.root,
@@ -38,8 +38,7 @@ SERVE = ["python3", "-m", "http.server", "8000", "--bind", "::"]
 @pytest.fixture(autouse=True)
 def alone():
     """Programs at the cgroup root see the whole machine: one set of tests at a time."""
-    with Path("/run/lock/culvert-test.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with machine.alone():
         yield
 
 
