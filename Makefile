@@ -28,7 +28,9 @@ demo: packages-demo .venv/.installed
 
 ## make test          set up and run every test (root)
 test: setup-test
-	@$(PYTHON) -m pytest tests
+	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
+		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
+	done; exit $$status
 
 ## make check         format, lint, types, import contracts, unit tests; no root
 check: lint types imports unit

@@ -100,13 +100,22 @@ class Reports:
 
     async def _converse(self, stream: ReportStream) -> None:
         sent: dict[int, int] = {}  # version of the set by generation of the report
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(self._write(stream, sent), name="report write"),
+            loop.create_task(self._read(stream, sent), name="report read"),
+            loop.create_task(self._watch_credentials(stream), name="report credentials"),
+        ]
+        # No TaskGroup: gRPC may answer the cancellation of a part with an error, and the group would then raise that in
+        # place of our own cancellation, so that the agent went on reporting instead of ending.
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(stream, sent), name="report write")
-                group.create_task(self._read(stream, sent), name="report read")
-                group.create_task(self._watch_credentials(stream), name="report credentials")
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def _write(self, stream: ReportStream, sent: dict[int, int]) -> None:
         generation = 0

@@ -210,3 +210,27 @@ def test_pauses_between_tries_grow_to_their_limit(monkeypatch: pytest.MonkeyPatc
     play(body, run_at_once=False)
     assert pauses[:3] == [0.01, 0.02, 0.04]
     assert pauses[-1] == module.BACKOFF_MAX_S
+
+
+def test_an_agent_that_ends_is_not_kept_by_a_call_that_answers_its_cancellation_with_an_error() -> None:
+    class Stubborn(FakeStream):
+        async def read(self) -> wire.CaptureAck:
+            try:
+                return await super().read()
+            except asyncio.CancelledError:
+                raise ControllerAway("cancelled: locally") from None
+
+    class Controller(FakeController):
+        @contextlib.asynccontextmanager
+        async def open(self) -> AsyncIterator[ReportStream]:
+            yield Stubborn()
+
+    async def run() -> None:
+        task = asyncio.get_running_loop().create_task(Reports("n1", Controller().open).run())
+        await settle()
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=2)
+        assert done
+        assert task.cancelled()
+
+    asyncio.run(run())
