@@ -42,7 +42,6 @@ class PodFlag(IntFlag):
 
     CAPTURE = 1
     INBOUND = 2
-    FALLBACK = 4
 
 
 class Failure(IntEnum):

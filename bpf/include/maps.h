@@ -76,9 +76,8 @@ struct cv_expected {
 };
 
 enum cv_pod_flag {
-	CV_POD_CAPTURE = 1,  /* outbound: connects are rewritten */
-	CV_POD_INBOUND = 2,  /* inbound: arriving connections are steered */
-	CV_POD_FALLBACK = 4, /* unused in `pods`; see `fallback` */
+	CV_POD_CAPTURE = 1, /* outbound: connects are rewritten */
+	CV_POD_INBOUND = 2, /* inbound: arriving connections are steered */
 };
 
 /* hash `pods`, key __u64 netns cookie. */
