@@ -160,3 +160,14 @@ class Lab:
 
 def _destination(endpoint: Any) -> Destination:
     return Destination(bytes(endpoint.ip), endpoint.port)
+
+
+def small_shop() -> Lab:
+    """A client here, a service with one endpoint elsewhere, and a policy that refuses port 9090."""
+    rule = security.Rule(clauses=[security.Clause(matches=[security.Match(destination_ports=[9090])])])
+    return Lab(
+        workload("client", "10.0.0.1", node="node-a"),
+        workload("web-1", "10.0.1.1", services={"shop/web.shop": {80: 8080}}),
+        service("web", "10.96.0.1", ports={80: 8080}),
+        authorization("no-9090", rule, action=security.Action.DENY),
+    )

@@ -10,8 +10,8 @@ from cryptography import x509
 
 from controller.app import Controller
 from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from tests.unit.controller.ca.test_authority import csr, p256
 from tests.unit.controller.nodes import FakeNode, Manifests, config, node, pod, running
-from tests.unit.controller.test_authority import csr, p256
 
 pytestmark = pytest.mark.slow
 
