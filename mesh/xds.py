@@ -230,6 +230,9 @@ class Subscriber:
         for resource in update.changed:
             if resource.name not in faults:
                 versions[resource.name] = resource.version
+        for name in faults:
+            # Named without a version: it is sent again after a reconnect, and its removal is told.
+            versions.setdefault(name, "")
         for name in update.removed:
             versions.pop(name, None)
 

@@ -24,7 +24,7 @@ from mesh.http import HttpServer
 from mesh.identity import Identity
 from ztunnel.admin import dump, server
 from ztunnel.admin.explain import explain
-from ztunnel.compile import Compiler
+from ztunnel.compile import Compiler, policy_check
 from ztunnel.config import Config
 from ztunnel.connections import EventPump, Names, Reporter
 from ztunnel.control.ads import AdsClient, NodeIdentity
@@ -68,7 +68,8 @@ class Ztunnel:
         self.drained = asyncio.Event()
         border = load_border()
         self.kernel = KernelMaps(plane)
-        self.store = Store(Here(place.node, place.network, place.cluster_id), self.kernel.numbers())
+        here = Here(place.node, place.network, place.cluster_id)
+        self.store = Store(here, self.kernel.numbers(), check=policy_check(border))
         self.names = Names(self.store)
         self.engine = DataPath(border, config.data_path, self.kernel.notes_fd, self.kernel.flows_fd)
         credentials = Credentials(place.runtime / "credentials", control.token, place.cluster_id)
@@ -125,7 +126,8 @@ class Ztunnel:
         registry.register(
             FlowMetrics(self.kernel.edges, self.engine.flows, self.names.workload, self.kernel.remove_edges)
         )
-        registry.register(ProcessMetrics(dump.VERSION, self._stats, self.ads, self.identities, self.pods, self.agent))
+        parts = (self.ads, self.identities, self.pods, self.agent, self.store)
+        registry.register(ProcessMetrics(dump.VERSION, self._stats, *parts))
         return registry
 
     def servers(self) -> Iterator[HttpServer]:

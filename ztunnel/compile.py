@@ -6,12 +6,14 @@ that did not change, goes to the engine.
 
 import errno
 import os
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from ztunnel.model import Mode, Policy, Service, Workload
+from ztunnel.parse import InvalidResource
 from ztunnel.program import encode
 from ztunnel.state import Change, Store
 from ztunnel.view import Waypoint, WaypointKind
@@ -21,6 +23,24 @@ CData = Any
 
 # The engine's enum cv_waypoint_kind.
 _KINDS = {WaypointKind.SERVICE: 1, WaypointKind.WORKLOAD: 2, WaypointKind.UNKNOWN: 3}
+
+
+def policy_check(border: Any) -> Callable[[Policy], None]:
+    """A function that raises InvalidResource for a policy that the engine would not take."""
+    ffi, lib = border.ffi, border.lib
+    scratch = ffi.gc(lib.cv_tables_create(), lib.cv_tables_destroy)
+
+    def check(policy: Policy) -> None:
+        if scratch == ffi.NULL:
+            return  # no memory: what is put for real will say so
+        try:
+            error = _put_policy(ffi, lib, scratch, 1, policy)
+        except (struct.error, UnicodeEncodeError) as fault:
+            raise InvalidResource(policy.name, f"cannot be encoded for the engine: {fault}") from fault
+        if error == -errno.EINVAL:
+            raise InvalidResource(policy.name, "the engine does not take its rules")
+
+    return check
 
 
 class CompileError(Exception):
@@ -103,10 +123,7 @@ class Compiler:
         return self._ffi.new("char[]", text.encode())
 
     def _put_policy(self, tables: CData, number: int, policy: Policy) -> None:
-        name, program = self._text(policy.name), encode(policy)
-        raw = self._ffi.from_buffer("uint8_t[]", program)
-        struct = self._ffi.new("struct cv_policy *", (number, name, policy.deny, policy.dry_run, raw, len(program)))
-        self._check(self._lib.cv_tables_put_policy(tables, struct), policy.label)
+        self._check(_put_policy(self._ffi, self._lib, tables, number, policy), policy.label)
 
     def _put_workload(self, tables: CData, number: int, workload: Workload) -> None:
         texts = [
@@ -124,7 +141,7 @@ class Compiler:
         is_local = self._store.is_local(workload)
         judges = self._store.policies_of(workload) if is_local else ()
         policies = self._ffi.new("uint32_t[]", judges)
-        struct = self._ffi.new(
+        native = self._ffi.new(
             "struct cv_workload *",
             {
                 "number": number,
@@ -143,7 +160,7 @@ class Compiler:
                 "policy_count": len(judges),
             },
         )
-        self._check(self._lib.cv_tables_put_workload(tables, struct), workload.label)
+        self._check(self._lib.cv_tables_put_workload(tables, native), workload.label)
 
     def _put_service(self, tables: CData, number: int, service: Service) -> None:
         hostname, namespace = self._text(service.hostname), self._text(service.namespace)
@@ -155,7 +172,7 @@ class Compiler:
         ports = self._array("uint16_t[]", service.ports)
         texts = [self._text(name) for name in service.subject_names]
         names = self._array("char *[]", texts)
-        struct = self._ffi.new(
+        native = self._ffi.new(
             "struct cv_service *",
             {
                 "number": number,
@@ -177,10 +194,17 @@ class Compiler:
                 "subject_name_count": len(names),
             },
         )
-        self._check(self._lib.cv_tables_put_service(tables, struct), service.label)
+        self._check(self._lib.cv_tables_put_service(tables, native), service.label)
 
     def _array(self, kind: str, items: Iterable[Any]) -> CData:
         return self._ffi.new(kind, list(items))
+
+
+def _put_policy(ffi: Any, lib: Any, tables: CData, number: int, policy: Policy) -> int:
+    name, program = ffi.new("char[]", policy.name.encode()), encode(policy)
+    raw = ffi.from_buffer("uint8_t[]", program)
+    native = ffi.new("struct cv_policy *", (number, name, policy.deny, policy.dry_run, raw, len(program)))
+    return int(lib.cv_tables_put_policy(tables, native))
 
 
 def _waypoint(waypoint: Waypoint) -> tuple[int, int, int, int]:

@@ -333,4 +333,8 @@ def _conclude(view: View, opinions: Mapping[tuple[bool, bool], _Opinion]) -> Ver
 
 def _says(view: View, number: int, what: str) -> str:
     policy = view.policy(number)
-    return f"{policy.label if policy else number} {what}"
+    if policy is None:
+        return f"{number} {what}"
+    newer = "" if policy.fault else view.policy_faults.get(policy.name, "")
+    stale = f" (its newest version could not be understood: {newer}; this is the one before)" if newer else ""
+    return f"{policy.label} {what}{stale}"

@@ -244,6 +244,7 @@ class Policy:
     deny: bool = False
     dry_run: bool = False
     rules: tuple[Rule, ...] = ()
+    fault: str = ""  # why nobody understands it: this is then its stand-in, see ztunnel/standin.py
 
     @property
     def name(self) -> str:
@@ -253,5 +254,7 @@ class Policy:
     @property
     def label(self) -> str:
         """How an explanation names it."""
+        if self.fault:
+            return f"policy {self.name}, which could not be understood ({self.fault}),"
         action = "DENY" if self.deny else "ALLOW"
         return f"{'dry-run ' if self.dry_run else ''}{action} policy {self.name}"

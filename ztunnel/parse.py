@@ -5,11 +5,12 @@ in the answer to its response, and what was known under the name before stays.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from mesh.addresses import from_packed, to_bytes16
 from mesh.identity import DEFAULT_TRUST_DOMAIN, Identity, InvalidIdentity
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 Resource = TypeVar("Resource", Workload, Service, Policy)
 Value = TypeVar("Value", bound=IntEnum)
+Wire = TypeVar("Wire")
+Piece = TypeVar("Piece")
 
 _SCHEME = "spiffe://"
 _MAX_PORT = 65535
@@ -59,6 +62,10 @@ class InvalidResource(ValueError):
 
 class _Fault(ValueError):
     """What is wrong, before the resource's name is known to the place that found it."""
+
+    def __init__(self, text: str, *, is_placed: bool = False) -> None:
+        super().__init__(text)
+        self.is_placed = is_placed  # begins with the path of the field
 
 
 def parse_address(name: str, value: bytes) -> Workload | Service:
@@ -261,37 +268,56 @@ def _policy(message: security.Authorization) -> Policy:
         scope=scope,
         deny=_enum("action", _Action, message.action) is _Action.DENY,
         dry_run=message.dry_run,
-        rules=tuple(_rule(rule) for rule in message.rules),
+        rules=_each("rules", message.rules, _rule),
     )
+
+
+def _each(field: str, messages: Iterable[Wire], read: Callable[[Wire], Piece]) -> tuple[Piece, ...]:
+    """All of a repeated field; a fault says at which place it was."""
+    found = []
+    for position, message in enumerate(messages):
+        try:
+            found.append(read(message))
+        except _Fault as error:
+            raise _Fault(f"{field}[{position}]{'.' if error.is_placed else ': '}{error}", is_placed=True) from error
+    return tuple(found)
+
+
+def _known(message: Message) -> None:
+    """A condition that we do not know would make a rule match more than its author meant."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        raise _Fault(f"has a condition that is not known here (field {unknown[0].field_number})")
 
 
 def _rule(message: security.Rule) -> Rule:
-    return tuple(_clause(clause) for clause in message.clauses)
+    _known(message)
+    return _each("clauses", message.clauses, _clause)
 
 
 def _clause(message: security.Clause) -> Clause:
-    return tuple(_match(match) for match in message.matches)
+    _known(message)
+    return _each("matches", message.matches, _match)
 
 
 def _match(message: security.Match) -> Match:
+    _known(message)
+    if message.extensions:
+        raise _Fault("has an extension as condition, which is not supported")
     return Match(
-        namespaces=_strings(message.namespaces),
-        not_namespaces=_strings(message.not_namespaces),
-        principals=_principals(message.principals),
-        not_principals=_principals(message.not_principals),
-        source_ips=_ranges(message.source_ips),
-        not_source_ips=_ranges(message.not_source_ips),
-        destination_ips=_ranges(message.destination_ips),
-        not_destination_ips=_ranges(message.not_destination_ips),
-        destination_ports=tuple(_port("destination port", port) for port in message.destination_ports),
-        not_destination_ports=tuple(_port("destination port", port) for port in message.not_destination_ports),
-        service_accounts=_accounts(message.service_accounts),
-        not_service_accounts=_accounts(message.not_service_accounts),
+        namespaces=_each("namespaces", message.namespaces, _string),
+        not_namespaces=_each("not_namespaces", message.not_namespaces, _string),
+        principals=_each("principals", message.principals, _principal),
+        not_principals=_each("not_principals", message.not_principals, _principal),
+        source_ips=_each("source_ips", message.source_ips, _range),
+        not_source_ips=_each("not_source_ips", message.not_source_ips, _range),
+        destination_ips=_each("destination_ips", message.destination_ips, _range),
+        not_destination_ips=_each("not_destination_ips", message.not_destination_ips, _range),
+        destination_ports=_each("destination_ports", message.destination_ports, _destination_port),
+        not_destination_ports=_each("not_destination_ports", message.not_destination_ports, _destination_port),
+        service_accounts=_each("service_accounts", message.service_accounts, _account),
+        not_service_accounts=_each("not_service_accounts", message.not_service_accounts, _account),
     )
-
-
-def _strings(messages: Iterable[security.StringMatch]) -> tuple[StringMatch, ...]:
-    return tuple(_string(message) for message in messages)
 
 
 def _string(message: security.StringMatch) -> StringMatch:
@@ -309,14 +335,21 @@ def _short(value: str) -> str:
     return value
 
 
-def _principals(messages: Iterable[security.StringMatch]) -> tuple[StringMatch, ...]:
+def _principal(message: security.StringMatch) -> StringMatch:
     """Principals are compared without their scheme, and users write them both ways."""
-    return tuple(StringMatch(how, value.removeprefix(_SCHEME)) for how, value in _strings(messages))
+    how, value = _string(message)
+    return StringMatch(how, value.removeprefix(_SCHEME))
 
 
-def _ranges(messages: Iterable[security.Address]) -> tuple[Prefix, ...]:
-    return tuple(_prefix(message.address, message.length) for message in messages)
+def _range(message: security.Address) -> Prefix:
+    _known(message)
+    return _prefix(message.address, message.length)
 
 
-def _accounts(messages: Iterable[security.ServiceAccountMatch]) -> tuple[AccountMatch, ...]:
-    return tuple(AccountMatch(_short(m.namespace), _short(m.serviceAccount)) for m in messages)
+def _destination_port(port: int) -> int:
+    return _port("destination port", port)
+
+
+def _account(message: security.ServiceAccountMatch) -> AccountMatch:
+    _known(message)
+    return AccountMatch(_short(message.namespace), _short(message.serviceAccount))

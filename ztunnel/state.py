@@ -3,7 +3,7 @@
 One task writes (it applies the updates of the xDS stream); everybody reads through View. An update is applied whole:
 indexes first, then what follows from it is worked out once (endpoints of services, who refers to what), and the
 result names every object whose compiled form must be put again. The store refuses malformed resources one by one and
-never raises for what the control plane sent.
+never raises for what the control plane sent; a policy among them keeps its last good version or gets a stand-in.
 
 A removed object is kept under its number for those who still log it, up to a bound.
 """
@@ -18,6 +18,7 @@ from ztunnel.endpoints import Here, prepare
 from ztunnel.model import Gateway, Locality, NetworkAddress, Policy, Service, Workload
 from ztunnel.numbers import Numbers
 from ztunnel.parse import InvalidResource, parse_address, parse_policy
+from ztunnel.standin import stand_in
 from ztunnel.view import View, unselective_key, vip_references
 
 # Connections outlive the objects they belong to; this many names are kept for their log lines.
@@ -55,10 +56,20 @@ class _Touched:
 
 
 class Store(View):
-    """The view and its writer. `restored` are the numbers that addresses had before a restart."""
+    """The view and its writer. `restored` are the numbers that addresses had before a restart.
 
-    def __init__(self, here: Here, restored: Mapping[bytes, int] | None = None, retained: int = RETAINED) -> None:
+    `check` raises InvalidResource for a policy that parses and that the engine would not take.
+    """
+
+    def __init__(
+        self,
+        here: Here,
+        restored: Mapping[bytes, int] | None = None,
+        retained: int = RETAINED,
+        check: Callable[[Policy], None] = lambda _: None,
+    ) -> None:
         super().__init__(here)
+        self._check = check
         self._numbers = Numbers(restored)
         self._retained = retained
         self._gone: OrderedDict[int, Thing] = OrderedDict()
@@ -105,7 +116,7 @@ class Store(View):
         if update.type_url == ADDRESS_TYPE:
             parse, remove = parse_address, self._remove_address
         elif update.type_url == AUTHORIZATION_TYPE:
-            parse, remove = parse_policy, self._remove_policy
+            parse, remove = self._understand, self._remove_policy
         else:
             raise ValueError(f"the store has no place for {update.type_url}")
         for name in update.removed:
@@ -116,6 +127,9 @@ class Store(View):
                 self._put(parse(changed.name, changed.value))
             except InvalidResource as error:
                 refused[error.name] = error.reason
+                self._not_taken(update.type_url, changed.name, changed.value, error.reason)
+        for name, reason in update.refused.items():
+            self._not_taken(update.type_url, name, b"", reason)
         return self._settle(refused)
 
     def forget(self, number: int) -> None:
@@ -248,6 +262,23 @@ class Store(View):
 
     # --- policies ----------------------------------------------------------------------------------------------
 
+    def _understand(self, name: str, value: bytes) -> Policy:
+        policy = parse_policy(name, value)
+        self._check(policy)
+        self._policy_faults.pop(name, None)
+        return policy
+
+    def _not_taken(self, type_url: str, name: str, value: bytes, reason: str) -> None:
+        """A policy must not be missing because it is not understood; other things may."""
+        if type_url != AUTHORIZATION_TYPE:
+            return
+        self._policy_faults[name] = reason
+        known = self.policy(self.policy_number(name))
+        if known is None or known.fault:
+            substitute = stand_in(name, value, reason)
+            if substitute is not None:
+                self._put_policy(substitute)
+
     def _put_policy(self, policy: Policy) -> None:
         number = self.policy_number(policy.name)
         if number:
@@ -265,6 +296,7 @@ class Store(View):
         self._touched.policies.add(number)
 
     def _remove_policy(self, name: str) -> None:
+        self._policy_faults.pop(name, None)
         number = self.policy_number(name)
         if not number:
             return

@@ -48,6 +48,7 @@ class View:
         self._members: dict[str, set[int]] = {}
         self._prepared: dict[int, Groups] = {}
         self._unselective: dict[str, set[int]] = {}  # namespace, "" for all: policies that need no selection
+        self._policy_faults: dict[str, str] = {}
 
     # --- objects -----------------------------------------------------------------------------------------------
 
@@ -156,6 +157,14 @@ class View:
         numbers = self._unselective.get("", set()) | self._unselective.get(workload.namespace, set())
         numbers |= {number for name in workload.policies if (number := self.policy_number(name))}
         return tuple(sorted(numbers, key=lambda number: self._policies[number].name))
+
+    @property
+    def policy_faults(self) -> Mapping[str, str]:
+        """Policies whose newest version nobody understood, by name, and why.
+
+        What is in force for them is the version before, or a stand-in that refuses everything.
+        """
+        return self._policy_faults
 
     def lets_pass_unguarded(self, uid: str) -> bool:
         """Whether nothing at all restricts who reaches a pod: no policy selects it and it takes plaintext.

@@ -43,6 +43,18 @@ class Authorization(_message.Message):
     extensions: _containers.RepeatedCompositeFieldContainer[_workload_pb2.Extension]
     def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., scope: _Optional[_Union[Scope, str]] = ..., action: _Optional[_Union[Action, str]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., dry_run: _Optional[bool] = ..., extensions: _Optional[_Iterable[_Union[_workload_pb2.Extension, _Mapping]]] = ...) -> None: ...
 
+class AuthorizationHead(_message.Message):
+    __slots__ = ("name", "namespace", "scope", "dry_run")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
+    namespace: bytes
+    scope: int
+    dry_run: bool
+    def __init__(self, name: _Optional[bytes] = ..., namespace: _Optional[bytes] = ..., scope: _Optional[int] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
 class Rule(_message.Message):
     __slots__ = ("clauses",)
     CLAUSES_FIELD_NUMBER: _ClassVar[int]

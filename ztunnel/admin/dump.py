@@ -39,6 +39,7 @@ def dump(
         "workloads": [_workload(workload) for _, workload in store.workloads()],
         "services": [_service(number, service, store) for number, service in store.services()],
         "policies": [_policy(policy) for _, policy in store.policies()],
+        "policiesNotUnderstood": [_not_understood(name, store) for name in sorted(store.policy_faults)],
         "certificates": [_certificate(identity, *held) for identity, held in certificates.items()],
         "workloadState": _pods(pods, list(connections), names),
         "staticConfig": {},
@@ -142,6 +143,12 @@ def _match(match: Match) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value}
 
 
+def _not_understood(name: str, store: Store) -> dict[str, Any]:
+    policy = store.policy(store.policy_number(name))
+    kept = "nothing" if policy is None else "deny all" if policy.fault else "the version before"
+    return {"name": name, "reason": store.policy_faults[name], "inForce": kept}
+
+
 def _policy(policy: Policy) -> dict[str, Any]:
     return {
         "name": policy.local_name,
@@ -149,6 +156,7 @@ def _policy(policy: Policy) -> dict[str, Any]:
         "scope": {"GLOBAL": "Global", "NAMESPACE": "Namespace"}.get(policy.scope.name, "WorkloadSelector"),
         "action": "Deny" if policy.deny else "Allow",
         "dryRun": policy.dry_run,
+        "fault": policy.fault,
         "rules": [[[_match(match) for match in clause] for clause in rule] for rule in policy.rules],
     }
 

@@ -73,6 +73,7 @@ class AdsClient:
         self.terminations = dict.fromkeys(ENDS, 0)
         self.messages: dict[str, int] = {}
         self.message_bytes: dict[str, int] = {}
+        self._refused: dict[str, dict[str, str]] = {}
 
     async def run(self) -> None:
         """Stream for as long as the task lives."""
@@ -123,9 +124,19 @@ class AdsClient:
         self.messages[update.type_url] = self.messages.get(update.type_url, 0) + 1
         self.message_bytes[update.type_url] = self.message_bytes.get(update.type_url, 0) + len(raw)
         refused = self._apply(update)
-        for name, reason in refused.items():
-            log.warning("resource %s refused: %s", name, reason)
+        self._say_refused(update, {**update.refused, **refused})
         answer = self._subscriber.answer(update, refused)
         if self._subscriber.is_synced:
             self.synced.set()
         return answer
+
+    def _say_refused(self, update: xds.Update, refused: Mapping[str, str]) -> None:
+        """Once per fault: a resource that is refused comes again with each new stream."""
+        told = self._refused.setdefault(update.type_url, {})
+        for name in [*(changed.name for changed in update.changed), *update.removed]:
+            if name not in refused:
+                told.pop(name, None)
+        for name, reason in refused.items():
+            if told.get(name) != reason:
+                log.warning("resource %s refused: %s", name, reason)
+        told.update(refused)

@@ -13,6 +13,7 @@ from ztunnel.control.ads import AdsClient
 from ztunnel.identity.manager import IdentityManager
 from ztunnel.inpod.agent_link import AgentLink
 from ztunnel.inpod.pods import PodTable
+from ztunnel.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class ProcessMetrics:
         identities: IdentityManager,
         pods: PodTable,
         agent: AgentLink,
+        view: View,
     ) -> None:
         self._version = version
         self._engine = engine
@@ -69,6 +71,7 @@ class ProcessMetrics:
         self._identities = identities
         self._pods = pods
         self._agent = agent
+        self._view = view
 
     def collect(self) -> Iterator[Metric]:
         """The families, for prometheus_client."""
@@ -91,7 +94,22 @@ class ProcessMetrics:
         yield expiry
         pending = len(self._identities.pending)
         yield GaugeMetricFamily("culvert_certificates_pending", "Identities without a certificate", value=pending)
+        yield self._of_policies()
         yield from _of_process()
+
+    def _of_policies(self) -> Metric:
+        family = GaugeMetricFamily(
+            "culvert_policies_not_understood",
+            "Policies whose newest version is not understood, by what is in force instead",
+            labels=["in_force"],
+        )
+        kept = {"deny_all": 0, "version_before": 0, "nothing": 0}
+        for name in self._view.policy_faults:
+            policy = self._view.policy(self._view.policy_number(name))
+            kept["nothing" if policy is None else "deny_all" if policy.fault else "version_before"] += 1
+        for label, count in kept.items():
+            family.add_metric((label,), count)
+        return family
 
     def _of_engine(self, stats: EngineStats) -> Iterator[Metric]:
         for name, meaning, read in _COUNTERS:

@@ -83,7 +83,16 @@ def test_refused_resource_is_named_in_the_nack_and_asked_for_again() -> None:
     update = subscriber.receive(response("1", {"a": "v1", "b": "v1"}))
     nack = subscriber.answer(update, {"b": "no address"})
     assert nack.error_detail.message == "b: no address"
-    assert dict(subscriber.open()[0].initial_resource_versions) == {"a": "v1"}
+    assert dict(subscriber.open()[0].initial_resource_versions) == {"a": "v1", "b": ""}
+
+
+def test_a_refused_resource_is_named_on_the_next_stream_so_that_its_removal_is_told() -> None:
+    subscriber = opened()
+    subscriber.answer(subscriber.receive(response("1", {"good": "1", "kept": "1"})))
+    update = subscriber.receive(response("2", {"kept": "2", "new": "1"}))
+    subscriber.answer(update, {"kept": "bad", "new": "bad"})
+    (request,) = subscriber.open()
+    assert dict(request.initial_resource_versions) == {"good": "1", "kept": "1", "new": ""}
 
 
 def test_resource_of_another_type_is_refused_without_the_caller() -> None:

@@ -23,8 +23,10 @@ from tests.unit.ztunnel.mesh_builder import (
     service,
     workload,
 )
-from ztunnel.compile import CompileError, Compiler
+from ztunnel.compile import CompileError, Compiler, policy_check
 from ztunnel.decide import Destination, Peer, inbound, outbound
+from ztunnel.model import Match, Policy, Prefix
+from ztunnel.parse import InvalidResource
 from ztunnel.state import Change, Store
 
 # Few names, so that generated objects meet: the same addresses, namespaces, services and policies again and again.
@@ -339,3 +341,23 @@ def test_empty_change_is_false_and_compiles() -> None:
     lab = Lab()
     assert not Change()
     border().lib.cv_tables_destroy(lab.compiler.apply(Change()))
+
+
+def test_a_policy_that_is_not_understood_is_refused_by_engine_and_reference() -> None:
+    lab = Lab(workload("web", "10.0.0.1", node="node-a"), authorization("p", scope=9))
+    where, peer = Destination(ip("10.0.0.1"), 80), Peer("spiffe://cluster.local/ns/shop/sa/a", ip("10.0.0.9"))
+    number = lab.number("web")
+    verdict = inbound(lab.store, number, peer, where)
+    assert lab.engine_verdict(number, peer, where) == verdict
+    assert (verdict.allow, verdict.policy) == (False, lab.number("shop/p"))
+    assert "could not be understood (scope 9 is not supported)" in verdict.trail[0]
+
+
+def test_the_check_takes_what_the_engine_takes_and_refuses_what_it_does_not() -> None:
+    check = policy_check(border())
+    match = Match(destination_ports=(80,))
+    check(Policy("p", "shop", rules=(((match,),),)))
+    with pytest.raises(InvalidResource, match="cannot be encoded"):
+        check(Policy("p", "shop", rules=(((Match(destination_ports=(70000,)),),),)))
+    with pytest.raises(InvalidResource, match="does not take"):
+        check(Policy("p", "shop", rules=(((Match(source_ips=(Prefix(bytes(16), 200),)),),),)))

@@ -47,6 +47,15 @@ def with_match(**fields: object) -> security.Authorization:
     return authorization("p", security.Rule(clauses=[security.Clause(matches=[match])]))
 
 
+def with_unknown(where: str) -> security.Authorization:
+    """A rule of a newer control plane: a field 99 in one of its levels."""
+    message = with_match(destination_ports=[80])
+    rule = message.rules[0]
+    level = {"rule": rule, "clause": rule.clauses[0], "match": rule.clauses[0].matches[0]}[where]
+    level.MergeFromString(b"\x98\x06\x01")
+    return message
+
+
 MALFORMED: list[tuple[Message, str]] = [
     (workload("w", uid=""), "no uid"),
     (workload("w", uid="a\0b"), "NUL"),
@@ -83,6 +92,12 @@ MALFORMED: list[tuple[Message, str]] = [
     (with_match(source_ips=[security.Address(address=b"1234", length=33)]), "prefix length 33"),
     (with_match(not_destination_ips=[security.Address(length=1)]), "0 bytes"),
     (with_match(destination_ports=[65536]), "65536"),
+    (with_match(destination_ports=[80, 65536]), r"rules\[0\]\.clauses\[0\]\.matches\[0\]\.destination_ports\[1\]: "),
+    (with_match(principals=[security.StringMatch()]), r"matches\[0\]\.principals\[0\]: has a string match"),
+    (with_match(extensions=[wire.Extension(name="x")]), r"matches\[0\]: has an extension as condition"),
+    (with_unknown("rule"), r"rules\[0\]: has a condition that is not known here \(field 99\)"),
+    (with_unknown("clause"), r"clauses\[0\]: has a condition that is not known"),
+    (with_unknown("match"), r"matches\[0\]: has a condition that is not known"),
 ]
 
 

@@ -11,7 +11,8 @@ from mesh.wire import workload_pb2 as wire
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, Changed, Update
 from tests.unit.ztunnel.mesh_builder import HERE, authorization, by_address, by_service, ip, resource, service, workload
 from ztunnel.endpoints import Endpoint
-from ztunnel.model import Workload
+from ztunnel.model import Policy, Workload
+from ztunnel.parse import InvalidResource
 from ztunnel.state import Change, Store
 
 RECORDED = Path(__file__).parents[2] / "golden/recorded"
@@ -222,6 +223,105 @@ def test_a_policy_that_has_not_arrived_guards_already() -> None:
     store = Store(HERE)
     put(store, local(authorization_policies=["root/strict"]))
     assert not store.lets_pass_unguarded(POD + "pod")
+
+
+# --- policies that nobody understands -----------------------------------------------------------------------------
+
+
+def broken(name: str, scope: str = "NAMESPACE", **more: object) -> security.Authorization:
+    match = security.Match(destination_ports=[70000])
+    return authorization(name, security.Rule(clauses=[security.Clause(matches=[match])]), scope=scope, **more)
+
+
+def test_a_new_policy_that_is_not_understood_refuses_everything_for_those_it_selects() -> None:
+    store = Store(HERE)
+    put(store, local(), local("picked", authorization_policies=["shop/sel"]), local("zoo-pod", namespace="zoo"))
+    change = put(store, broken("sel", "WORKLOAD_SELECTOR"))
+    assert "destination_ports[0]: destination port 70000" in change.refused["shop/sel"]
+    assert change.policies == numbers(store, "shop/sel")
+    assert change.workloads == numbers(store, "picked")
+    assert [policies_of(store, name) for name in ("pod", "picked")] == [(), ("shop/sel",)]
+    put(store, broken("ns"))
+    assert [policies_of(store, name) for name in ("pod", "picked")] == [("shop/ns",), ("shop/ns", "shop/sel")]
+    assert policies_of(store, "zoo-pod", "zoo") == ()
+    put(store, broken("all", "GLOBAL", namespace="root"))
+    assert policies_of(store, "zoo-pod", "zoo") == ("root/all",)
+    assert set(store.policy_faults) == {"shop/sel", "shop/ns", "root/all"}
+    assert not store.lets_pass_unguarded("Kubernetes//Pod/zoo/zoo-pod")
+
+
+def policies_of(store: Store, pod: str, namespace: str = "shop") -> tuple[str, ...]:
+    found = store.workload(store.workload_number(f"Kubernetes//Pod/{namespace}/{pod}"))
+    assert found is not None
+    policies = [store.policy(number) for number in store.policies_of(found)]
+    return tuple(policy.name for policy in policies if policy is not None)
+
+
+def test_the_last_version_that_was_understood_stays_in_force() -> None:
+    store = Store(HERE)
+    put(store, local())
+    put(store, authorization("p", action=security.Action.ALLOW))
+    before = store.policy(store.policy_number("shop/p"))
+    change = put(store, broken("p"))
+    assert set(change.refused) == {"shop/p"}
+    assert not change
+    assert store.policy(store.policy_number("shop/p")) is before
+    assert set(store.policy_faults) == {"shop/p"}
+
+
+def test_a_version_that_is_understood_takes_the_place_of_the_stand_in() -> None:
+    store = Store(HERE)
+    put(store, local())
+    put(store, broken("p"))
+    number = store.policy_number("shop/p")
+    change = put(store, authorization("p"))
+    assert change.policies == {number}
+    found = store.policy(number)
+    assert found is not None and not found.fault and not found.rules
+    assert store.policy_faults == {}
+
+
+def test_a_stand_in_goes_with_its_policy() -> None:
+    store = Store(HERE)
+    put(store, local())
+    put(store, broken("p"))
+    assert remove(store, "shop/p", type_url=AUTHORIZATION_TYPE).removed
+    assert policies_of(store, "pod") == ()
+    assert store.policy_faults == {}
+
+
+def test_a_stand_in_says_why_of_the_newest_version() -> None:
+    store = Store(HERE)
+    put(store, broken("p"))
+    put(store, authorization("p", scope=9))
+    found = store.policy(store.policy_number("shop/p"))
+    assert found is not None and found.fault == "scope 9 is not supported" == store.policy_faults["shop/p"]
+
+
+def test_bytes_that_are_no_policy_refuse_everything_in_the_namespace_that_their_name_says() -> None:
+    store = Store(HERE)
+    put(store, local(), local("zoo-pod", namespace="zoo"))
+    store.apply(Update(AUTHORIZATION_TYPE, "n", (Changed("shop/p", "1", b"\xff"),), ()))
+    store.apply(Update(AUTHORIZATION_TYPE, "n", (), (), {"shop/q": "type 'x' in a response of 'y'"}))
+    assert policies_of(store, "pod") == ("shop/p", "shop/q")
+    assert policies_of(store, "zoo-pod", "zoo") == ()
+
+
+def test_a_policy_that_the_engine_does_not_take_is_treated_in_the_same_way() -> None:
+    def check(policy: Policy) -> None:
+        raise InvalidResource(policy.name, "too much")
+
+    store = Store(HERE, check=check)
+    assert put(store, authorization("p")).refused == {"shop/p": "too much"}
+    found = store.policy(store.policy_number("shop/p"))
+    assert found is not None and found.fault == "too much"
+
+
+def test_an_address_that_is_not_understood_is_nobodys_policy() -> None:
+    store = Store(HERE)
+    store.apply(Update(ADDRESS_TYPE, "n", (Changed("shop/p", "1", b"\xff"),), (), {"a/b": "alien"}))
+    assert store.policy_faults == {}
+    assert not store.policy_number("shop/p")
 
 
 # --- references -------------------------------------------------------------------------------------------------

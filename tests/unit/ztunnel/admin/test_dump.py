@@ -1,12 +1,14 @@
 """What `/config_dump` shows of the state, and what it keeps to itself."""
 
 import json
+from typing import Any
 
 from bpf.layout import Direction
 from mesh.identity import Identity
 from tests.support.mesh import event
 from tests.support.pki import Authority
-from tests.unit.ztunnel.mesh_builder import small_shop
+from mesh.wire import authorization_pb2 as security
+from tests.unit.ztunnel.mesh_builder import Lab, authorization, small_shop, workload
 from ztunnel.admin.dump import dump
 from ztunnel.config import Config
 from ztunnel.connections import Names
@@ -40,3 +42,20 @@ def test_a_dump_has_the_keys_that_istioctl_reads_and_no_key() -> None:
     shown = found["workloadState"]["uid-1"]
     assert shown["info"] == {"name": "client", "namespace": "shop", "serviceAccount": "client"}
     assert shown["connections"]["outbound"][0]["protocol"] == "HBONE"
+
+
+def dumped(stage: Lab) -> dict[str, Any]:
+    config = Config.load(["--node=n", "--runtime=/x", "--controller=c:15012"], {})
+    return dump(config, stage.store, {}, [], [], Names(stage.store))
+
+
+def test_a_policy_that_could_not_be_understood_is_listed_with_what_is_in_force_instead() -> None:
+    stage = small_shop()
+    stage.put(workload("web-1", "10.0.1.1", authorization_policies=["shop/odd"]))
+    stage.put(authorization("odd", scope=security.Scope.WORKLOAD_SELECTOR, action=2))
+    shown = dumped(stage)
+    reason = "action 2 is not supported"
+    assert shown["policiesNotUnderstood"] == [{"name": "shop/odd", "reason": reason, "inForce": "deny all"}]
+    assert [item["fault"] for item in shown["policies"]] == ["", reason]
+    stage.put(authorization("no-9090", action=2))
+    assert dumped(stage)["policiesNotUnderstood"][0]["inForce"] == "the version before"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.unit.ztunnel.mesh_builder import small_shop
+from mesh.wire import authorization_pb2 as security
+from tests.unit.ztunnel.mesh_builder import authorization, small_shop, workload
 from ztunnel.admin.explain import explain
 
 
@@ -20,6 +21,23 @@ def test_explain_names_the_policy_that_refuses() -> None:
     found = explain(small_shop().store, "10.0.0.1", "10.0.1.1:9090")
     assert found["allowed"] is False
     assert found["policy"] == "shop/no-9090"
+
+
+def test_explain_says_that_a_policy_could_not_be_understood() -> None:
+    stage = small_shop()
+    stage.put(workload("web-1", "10.0.1.1", authorization_policies=["shop/odd"]))
+    stage.put(authorization("odd", scope=security.Scope.WORKLOAD_SELECTOR, action=2))
+    found = explain(stage.store, "10.0.0.1", "10.0.1.1:80")
+    assert (found["allowed"], found["policy"]) == (False, "shop/odd")
+    assert "policy shop/odd, which could not be understood (action 2 is not supported), refuses" in found["policies"][0]
+
+
+def test_explain_says_that_a_policys_newest_version_is_not_in_force() -> None:
+    stage = small_shop()
+    stage.put(authorization("no-9090", action=2))
+    found = explain(stage.store, "10.0.0.1", "10.0.1.1:9090")
+    assert (found["allowed"], found["policy"]) == (False, "shop/no-9090")
+    assert "newest version could not be understood: action 2 is not supported" in found["policies"][0]
 
 
 def test_explain_says_why_a_route_is_refused() -> None:

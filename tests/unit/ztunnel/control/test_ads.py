@@ -4,6 +4,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from mesh import xds
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest
@@ -134,6 +135,28 @@ def test_a_refused_resource_is_told_and_the_rest_is_applied() -> None:
 
     play(Controller(script), apply)
     assert applied == ["good", "bad"]
+
+
+def test_a_refused_resource_is_told_once_until_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    reasons = iter(["has no address"] * 2 + ["", "has no address", "has no name", ""])
+
+    def apply(update: xds.Update) -> Mapping[str, str]:
+        reason = next(reasons)
+        return {"bad": reason} if reason else {}
+
+    async def script(stream: Stream) -> None:
+        await stream.next()
+        await stream.next()
+        for nonce in "12345":
+            await stream.answer(xds.ADDRESS_TYPE, nonce, {"bad": nonce})
+            await stream.next()
+        await stream.answer(xds.AUTHORIZATION_TYPE, "6", {})
+        await stream.next()
+        await asyncio.sleep(0.2)
+
+    play(Controller(script), apply)
+    told = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert told == [f"resource bad refused: {reason}" for reason in ("has no address",) * 2 + ("has no name",)]
 
 
 def test_a_new_stream_says_what_is_held() -> None:
