@@ -72,21 +72,23 @@ def process(command: list[str], ready: bool = False) -> Iterator[subprocess.Pope
 
 def node(side: str, workers: int, spin_us: int, material: Path) -> None:
     """The child: one engine, until killed."""
-    from tests.engine import harness  # noqa: PLC0415
-    from tests.engine.certificates import Credentials, spiffe  # noqa: PLC0415
+    from tests.support.engine import Engine  # noqa: PLC0415
+    from tests.support.pki import Credential, spiffe  # noqa: PLC0415
+    from tests.support.sockets import HBONE, listen  # noqa: PLC0415
+    from tests.support.tables import Tables  # noqa: PLC0415
 
-    engine = harness.Engine(workers=workers, spin_us=spin_us, max_connections_per_pod=20000)
+    engine = Engine(workers=workers, spin_us=spin_us, max_connections_per_pod=20000)
     ids = {name: spiffe(name) for name in IPS}
-    parts = [(material / f"{side}-{part}").read_bytes() for part in ("chain", "key", "roots")]
-    assert not engine.put_identity(ids[side], Credentials(*parts))
-    tables = harness.Tables()
+    parts = [(material / f"{side}-{part}").read_text() for part in ("chain", "key", "roots")]
+    assert not engine.put_identity(ids[side], Credential(*parts))
+    tables = Tables()
     for number, name in enumerate(IPS, 1):
         tables.workload(number, name, ids[name], IPS[name])
     engine.publish(tables.service(9, VIP, PORT, (2, PORT)))
     if side == "client":
-        engine.add_pod(1, side, ids[side], outbound=harness.listen(VIP, PORT))
+        engine.add_pod(1, side, ids[side], outbound=listen(VIP, PORT))
     else:
-        engine.add_pod(2, side, ids[side], hbone=harness.listen(IPS[side], harness.HBONE))
+        engine.add_pod(2, side, ids[side], hbone=listen(IPS[side], HBONE))
     print("ready", flush=True)
     while True:
         engine.poll_events(0.2)
@@ -95,13 +97,13 @@ def node(side: str, workers: int, spin_us: int, material: Path) -> None:
 
 def write_material(into: Path) -> None:
     """Certificates of both sides, for the children to read."""
-    from tests.engine.certificates import Authority, spiffe  # noqa: PLC0415
+    from tests.support.pki import Authority, spiffe  # noqa: PLC0415
 
     authority = Authority()
     for side in IPS:
         made = authority.issue(spiffe(side))
         for part in ("chain", "key", "roots"):
-            (into / f"{side}-{part}").write_bytes(getattr(made, part))
+            (into / f"{side}-{part}").write_text(getattr(made, part))
 
 
 def measure(program: Path, address: str, seconds: float) -> dict[str, float]:

@@ -26,7 +26,7 @@ from lab import client
 from lab.client import StartOptions
 from lab.components import Settings
 from tests.support import envoy, pki
-from tests.support.envoy import Address, Credential
+from tests.support.envoy import Address
 
 APP_PORT = 7000
 ENVOY_PORT = 9100
@@ -164,9 +164,7 @@ def direct_and_envoy(stage: Stage, folder: Path) -> Iterator[list[Arm]]:
     """The two arms of the pods outside the mesh."""
     netns, ip = stage.netns("plain/client"), stage.ip("plain/server")
     authority = pki.Authority()
-    ours, theirs = (
-        Credential(*authority.credential(f"spiffe://cluster.local/ns/plain/sa/{name}"), authority.pem) for name in NODES
-    )
+    ours, theirs = (authority.issue(f"spiffe://cluster.local/ns/plain/sa/{name}") for name in NODES)
     app, hbone = Address(ip, APP_PORT), Address(ip, HBONE_PORT)
     client_config = without_bounds(envoy.client_config(Address("127.0.0.1", ENVOY_PORT), hbone, app, ours))
     server_config = without_bounds(envoy.server_config(hbone, Address("127.0.0.1", APP_PORT), theirs))

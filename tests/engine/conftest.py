@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine.certificates import Authority, Credentials, spiffe
-from tests.engine.harness import DEADLINE_S, HBONE, Engine, Tables, connect, listen, new_ip, port_of
-from tests.engine.peers import Peer, tls_context
+from tests.support.engine import Engine
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import HBONE, accept, connect, listen, new_ip, port_of
+from tests.support.tables import Tables
 
 SERVER_ID = spiffe("server")
 CLIENT_ID = spiffe("client")
@@ -21,12 +23,12 @@ def authority() -> Authority:
 
 
 @pytest.fixture(scope="session")
-def server_credentials(authority: Authority) -> Credentials:
+def server_credential(authority: Authority) -> Credential:
     return authority.issue(SERVER_ID)
 
 
 @pytest.fixture(scope="session")
-def client_credentials(authority: Authority) -> Credentials:
+def client_credential(authority: Authority) -> Credential:
     return authority.issue(CLIENT_ID)
 
 
@@ -37,8 +39,8 @@ class ServerNode:
     engine: Engine
     ip: str
     app: socket.socket
-    credentials: Credentials
-    peers: list[Peer] = field(default_factory=list)
+    credentials: Credential
+    peers: list[Hyper] = field(default_factory=list)
     open: list[socket.socket] = field(default_factory=list)
 
     @property
@@ -51,13 +53,12 @@ class ServerNode:
 
     def accept(self) -> socket.socket:
         """The application's end of the next connection."""
-        app, _ = self.app.accept()
-        app.settimeout(DEADLINE_S)
+        app = accept(self.app)
         self.open.append(app)
         return app
 
-    def dial(self, credentials: Credentials, **options: Any) -> Peer:
-        peer = Peer.dial((self.ip, HBONE), tls_context(False, credentials, **options))
+    def dial(self, credentials: Credential, **options: Any) -> Hyper:
+        peer = Hyper.dial(self.ip, tls_context(False, credentials, **options))
         self.peers.append(peer)
         return peer
 
@@ -66,7 +67,7 @@ def server_tables(ip: str) -> Tables:
     return Tables().workload(2, "server", SERVER_ID, ip)
 
 
-def make_server(credentials: Credentials, **settings: int) -> ServerNode:
+def make_server(credentials: Credential, **settings: int) -> ServerNode:
     ip = new_ip()
     engine = Engine(**settings)
     node = ServerNode(engine, ip, listen(ip), credentials)
@@ -86,19 +87,19 @@ def close_server(node: ServerNode) -> None:
 
 
 @pytest.fixture
-def server(server_credentials: Credentials) -> Iterator[ServerNode]:
-    node = make_server(server_credentials)
+def server(server_credential: Credential) -> Iterator[ServerNode]:
+    node = make_server(server_credential)
     yield node
     close_server(node)
 
 
 @pytest.fixture
-def make_node(server_credentials: Credentials) -> Iterator[Callable[..., ServerNode]]:
+def make_node(server_credential: Credential) -> Iterator[Callable[..., ServerNode]]:
     """Servers with settings of one's own."""
     made: list[ServerNode] = []
 
     def make(**settings: int) -> ServerNode:
-        made.append(make_server(server_credentials, **settings))
+        made.append(make_server(server_credential, **settings))
         return made[-1]
 
     yield make
@@ -136,7 +137,7 @@ def client_tables(pod_ip: str, vip: str, port: int, *targets: tuple[str, int], h
 
 
 def make_client(
-    credentials: Credentials | None, *targets: tuple[str, int], hbone: bool = True, **settings: Any
+    credentials: Credential | None, *targets: tuple[str, int], hbone: bool = True, **settings: Any
 ) -> ClientNode:
     engine = Engine(**settings)
     capture = listen(new_ip())
@@ -168,12 +169,12 @@ class Pair:
 
 
 @pytest.fixture
-def make_pair(server_credentials: Credentials, client_credentials: Credentials) -> Iterator[Callable[..., Pair]]:
+def make_pair(server_credential: Credential, client_credential: Credential) -> Iterator[Callable[..., Pair]]:
     made: list[Pair] = []
 
     def make(client: dict[str, Any] | None = None, server: dict[str, int] | None = None) -> Pair:
-        node = make_server(server_credentials, **(server or {}))
-        pair = Pair(make_client(client_credentials, (node.ip, node.port), **(client or {})), node)
+        node = make_server(server_credential, **(server or {}))
+        pair = Pair(make_client(client_credential, (node.ip, node.port), **(client or {})), node)
         made.append(pair)
         return pair
 

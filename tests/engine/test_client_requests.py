@@ -12,34 +12,34 @@ import h2.settings
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.certificates import Authority, Credentials, spiffe
 from tests.engine.conftest import SERVER_ID, ClientNode, close_client, make_client
-from tests.engine.harness import HBONE, is_refused, is_reset, listen, new_ip, read_exactly, read_to_end
-from tests.engine.peers import Peer, tls_context
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import HBONE, is_refused, is_reset, listen, new_ip, read_exactly, read_to_end
 
 
 class FarEnd:
     """python-hyper's h2 on a 15008 of its own, and a client engine that dials it."""
 
-    def __init__(self, client: Credentials, server: Credentials, **settings: Any) -> None:
+    def __init__(self, client: Credential, server: Credential, **settings: Any) -> None:
         self.ip = new_ip()
         self.listener = listen(self.ip, HBONE)
         self.context = tls_context(True, server)
         self.node: ClientNode = make_client(client, (self.ip, 80), **settings)
-        self.peers: list[Peer] = []
+        self.peers: list[Hyper] = []
 
-    def accept(self) -> Peer:
-        peer = Peer.accept(self.listener, self.context)
+    def accept(self) -> Hyper:
+        peer = Hyper.accept(self.listener, self.context)
         self.peers.append(peer)
         return peer
 
-    def request(self) -> tuple[socket.socket, Peer, h2.events.RequestReceived]:
+    def request(self) -> tuple[socket.socket, Hyper, h2.events.RequestReceived]:
         """A new connection up to its CONNECT on a new tunnel."""
         near = self.node.connect()
         peer = self.accept()
         return near, peer, peer.wait(h2.events.RequestReceived)
 
-    def answered(self) -> tuple[socket.socket, Peer, int]:
+    def answered(self) -> tuple[socket.socket, Hyper, int]:
         near, peer, request = self.request()
         peer.h2.send_headers(request.stream_id, [(":status", "200")])
         peer.flush()
@@ -53,11 +53,11 @@ class FarEnd:
 
 
 @pytest.fixture
-def make_far(client_credentials: Credentials, server_credentials: Credentials) -> Iterator[Callable[..., FarEnd]]:
+def make_far(client_credential: Credential, server_credential: Credential) -> Iterator[Callable[..., FarEnd]]:
     made: list[FarEnd] = []
 
-    def make(server: Credentials | None = None, **settings: int) -> FarEnd:
-        made.append(FarEnd(client_credentials, server or server_credentials, **settings))
+    def make(server: Credential | None = None, **settings: int) -> FarEnd:
+        made.append(FarEnd(client_credential, server or server_credential, **settings))
         return made[-1]
 
     yield make
@@ -169,7 +169,7 @@ def test_interim_answers_are_passed_over(far: FarEnd) -> None:
     assert read_to_end(near) == b"hi"
 
 
-def cut(peer: Peer, stream: int, how: str) -> None:
+def cut(peer: Hyper, stream: int, how: str) -> None:
     if how == "reset":
         peer.h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
         peer.flush()
@@ -221,15 +221,9 @@ def test_a_peer_with_the_default_frame_size_gets_no_larger_frame(far: FarEnd) ->
     payload = bytes(range(256)) * 2000
     thread = threading.Thread(target=near.sendall, args=(payload,))
     thread.start()
-    sizes = []
-    got = bytearray()
-    while len(got) < len(payload):
-        event = peer.wait(h2.events.DataReceived, stream=stream)
-        sizes.append(len(event.data))
-        got += event.data
+    assert peer.read(stream, len(payload)) == payload
     thread.join()
-    assert bytes(got) == payload
-    assert max(sizes) <= 16384
+    assert max(peer.frame_sizes) <= 16384
 
 
 def test_ping_is_answered_while_every_stream_is_blocked(far: FarEnd) -> None:
@@ -238,7 +232,7 @@ def test_ping_is_answered_while_every_stream_is_blocked(far: FarEnd) -> None:
     with pytest.raises(TimeoutError):
         while True:
             near.sendall(b"n" * 65536)
-    peer.credit = False
+    peer.gives_credit = False
     peer.h2.send_data(stream, b"u" * 16384)
     peer.h2.ping(b"12345678")
     peer.flush()
@@ -318,7 +312,7 @@ def test_a_silent_next_hop_runs_into_the_handshake_deadline(make_far: Callable[.
 
 
 def test_without_a_certificate_the_engine_asks_for_it_and_waits(
-    client_credentials: Credentials, server_credentials: Credentials
+    client_credential: Credential, server_credential: Credential
 ) -> None:
     ip = new_ip()
     listener = listen(ip, HBONE)
@@ -326,8 +320,8 @@ def test_without_a_certificate_the_engine_asks_for_it_and_waits(
     near = node.connect()
     asked = node.engine.wait_kind(3)
     assert asked.identity == "spiffe://cluster.local/ns/default/sa/client"
-    assert not node.engine.put_identity(asked.identity, client_credentials)
-    peer = Peer.accept(listener, tls_context(True, server_credentials))
+    assert not node.engine.put_identity(asked.identity, client_credential)
+    peer = Hyper.accept(listener, tls_context(True, server_credential))
     assert peer.wait(h2.events.RequestReceived)
     assert near
     peer.close()
@@ -337,6 +331,6 @@ def test_without_a_certificate_the_engine_asks_for_it_and_waits(
 
 def test_a_certificate_that_never_comes_resets_the_application() -> None:
     node = make_client(None, (new_ip(), 80), source_wait_ms=100)
-    assert is_refused(node.address)
+    assert is_refused(node.connect)
     assert node.engine.wait_closed().reason == Reason.IDENTITY_UNAVAILABLE
     close_client(node)

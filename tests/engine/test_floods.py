@@ -9,10 +9,10 @@ import h2.events
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.certificates import Credentials
 from tests.engine.conftest import ServerNode
-from tests.engine.harness import HBONE, connect, until
-from tests.engine.peers import tls_context
+from tests.support.hyper import tls_context
+from tests.support.pki import Credential
+from tests.support.sockets import HBONE, connect, until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -24,7 +24,7 @@ def frame(kind: int, flags: int = 0, stream: int = 0, body: bytes = b"") -> byte
 CONNECT = b"\x02\x07CONNECT" + b"\x01\x0a127.0.0.1:"  # and an :authority without a port
 
 
-def send_raw(server: ServerNode, credentials: Credentials, data: bytes) -> bytes:
+def send_raw(server: ServerNode, credentials: Credential, data: bytes) -> bytes:
     """Sends bytes over TLS, and reads what comes until the engine closes."""
     got = b""
     context = tls_context(False, credentials)
@@ -67,17 +67,17 @@ SETTINGS = PREFACE + frame(4)
         ("empty continuation", SETTINGS + frame(1, 0, 1, CONNECT) + frame(9, 0, 1) * 60000),
     ],
 )
-def test_a_flood_ends_the_tunnel(server: ServerNode, client_credentials: Credentials, name: str, data: bytes) -> None:
-    send_raw(server, client_credentials, data)
+def test_a_flood_ends_the_tunnel(server: ServerNode, client_credential: Credential, name: str, data: bytes) -> None:
+    send_raw(server, client_credential, data)
     # counted, not awaited as an event: those of the flood may have filled the ring
     until(lambda: server.engine.stats().refused[Reason.PROTOCOL_ERROR] == 1)
     assert server.engine.stats().tunnels_open == 0
-    peer = server.dial(client_credentials)
+    peer = server.dial(client_credential)
     assert peer.status(peer.connect(server.authority)) == 200
 
 
-def test_empty_frames_on_an_open_stream_are_a_flood(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_empty_frames_on_an_open_stream_are_a_flood(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
     with contextlib.suppress(OSError):
@@ -100,16 +100,16 @@ def test_empty_frames_on_an_open_stream_are_a_flood(server: ServerNode, client_c
         SETTINGS + frame(4, 0, 0, struct.pack(">HI", 4, 0xFFFFFFFF)),
     ],
 )
-def test_a_violation_of_http2_ends_the_tunnel(server: ServerNode, client_credentials: Credentials, data: bytes) -> None:
-    got = send_raw(server, client_credentials, data)
+def test_a_violation_of_http2_ends_the_tunnel(server: ServerNode, client_credential: Credential, data: bytes) -> None:
+    got = send_raw(server, client_credential, data)
     closed = server.engine.wait_closed()
     assert closed.reason == Reason.PROTOCOL_ERROR
     assert all(goaway_codes(got)), "with an error code, if there was time for one"
     until(lambda: server.engine.stats().tunnels_open == 0)
 
 
-def test_a_few_thousand_pings_are_no_flood(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_a_few_thousand_pings_are_no_flood(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     for i in range(2000):
         peer.h2.ping(struct.pack(">Q", i))
         if i % 100 == 99:
@@ -119,8 +119,8 @@ def test_a_few_thousand_pings_are_no_flood(server: ServerNode, client_credential
     assert peer.status(peer.connect(server.authority)) == 200
 
 
-def test_more_streams_than_offered_are_a_violation(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_more_streams_than_offered_are_a_violation(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     peer.wait(h2.events.RemoteSettingsChanged)
     streams = [peer.connect(server.authority) for _ in range(200)]
     for stream in streams:
@@ -133,10 +133,10 @@ def test_more_streams_than_offered_are_a_violation(server: ServerNode, client_cr
 
 
 def test_a_peer_that_reads_nothing_is_given_up(
-    server_credentials: Credentials, client_credentials: Credentials, make_node: Callable[..., ServerNode]
+    server_credential: Credential, client_credential: Credential, make_node: Callable[..., ServerNode]
 ) -> None:
     node = make_node(ping_interval_ms=100, ping_timeout_ms=200)
-    peer = node.dial(client_credentials)
+    peer = node.dial(client_credential)
     stream = peer.connect(node.authority)
     assert peer.status(stream) == 200
     app = node.accept()
@@ -148,18 +148,18 @@ def test_a_peer_that_reads_nothing_is_given_up(
 
 
 def test_headers_that_never_end_do_not_keep_a_tunnel(
-    make_node: Callable[..., ServerNode], client_credentials: Credentials
+    make_node: Callable[..., ServerNode], client_credential: Credential
 ) -> None:
     node = make_node(ping_interval_ms=100, ping_timeout_ms=200)
-    with connect((node.ip, HBONE)) as plain, tls_context(False, client_credentials).wrap_socket(plain) as made:
+    with connect((node.ip, HBONE)) as plain, tls_context(False, client_credential).wrap_socket(plain) as made:
         made.sendall(SETTINGS + frame(1, 0, 1, CONNECT))
         until(lambda: node.engine.stats().tunnels_opened[1] == 1)
         until(lambda: node.engine.stats().tunnels_open == 0)
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_a_request_in_pieces_is_a_request(server: ServerNode, client_credentials: Credentials, size: int) -> None:
-    peer = server.dial(client_credentials)
+def test_a_request_in_pieces_is_a_request(server: ServerNode, client_credential: Credential, size: int) -> None:
+    peer = server.dial(client_credential)
     peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream = peer.h2.get_next_available_stream_id()
     peer.h2.send_headers(stream, [(":method", "CONNECT"), (":authority", server.authority)])

@@ -10,7 +10,6 @@ import h2.events
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.certificates import Authority, Credentials
 from tests.engine.conftest import (
     CLIENT_ID,
     SERVER_ID,
@@ -23,19 +22,11 @@ from tests.engine.conftest import (
     make_server,
     server_tables,
 )
-from tests.engine.harness import (
-    HBONE,
-    Tables,
-    connect,
-    is_refused,
-    is_reset,
-    lib,
-    listen,
-    new_ip,
-    read_exactly,
-    until,
-)
-from tests.engine.peers import Peer
+from tests.support.border import lib
+from tests.support.hyper import Hyper
+from tests.support.pki import Authority, Credential
+from tests.support.sockets import HBONE, connect, is_refused, is_reset, listen, new_ip, read_exactly, until
+from tests.support.tables import Tables
 from ztunnel.model import Policy
 from ztunnel.program import encode
 
@@ -46,16 +37,16 @@ def deny_all(tables: Tables, ip: str) -> Tables:
     return tables.policy(50, program).workload(2, "server", SERVER_ID, ip, policies=(50,))
 
 
-def test_a_policy_refuses_with_401_and_is_named(server: ServerNode, client_credentials: Credentials) -> None:
+def test_a_policy_refuses_with_401_and_is_named(server: ServerNode, client_credential: Credential) -> None:
     server.engine.publish(deny_all(server_tables(server.ip), server.ip))
-    peer = server.dial(client_credentials)
+    peer = server.dial(client_credential)
     assert peer.status(peer.connect(server.authority)) == 401
     closed = server.engine.wait_closed()
     assert (closed.reason, closed.policy, closed.status) == (Reason.POLICY_DENIED, 50, 401)
 
 
-def test_a_policy_applied_later_closes_what_it_denies(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_a_policy_applied_later_closes_what_it_denies(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
     app = server.accept()
@@ -66,8 +57,8 @@ def test_a_policy_applied_later_closes_what_it_denies(server: ServerNode, client
     assert (closed.reason, closed.policy) == (Reason.POLICY_CHANGED, 50)
 
 
-def test_publishing_the_same_again_disturbs_nobody(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_publishing_the_same_again_disturbs_nobody(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
     app = server.accept()
@@ -99,7 +90,7 @@ def test_a_pod_that_is_never_announced_is_refused() -> None:
     capture = listen(new_ip())
     vip = capture.getsockname()
     assert not node.engine.add_pod(5, "never", CLIENT_ID, outbound=capture)
-    assert is_refused(vip)
+    assert is_refused(lambda: connect(vip))
     assert node.engine.wait_closed().reason == Reason.UNKNOWN_SOURCE
     close_client(node)
 
@@ -109,7 +100,7 @@ def test_an_unknown_port_of_a_service_is_refused() -> None:
     capture = listen(node.vip)
     other_port = capture.getsockname()
     assert not node.engine.add_pod(5, "client", CLIENT_ID, outbound=capture)
-    assert is_refused(other_port)
+    assert is_refused(lambda: connect(other_port))
     assert node.engine.wait_closed().reason == Reason.UNKNOWN_PORT
     close_client(node)
 
@@ -142,7 +133,7 @@ def test_a_drained_pod_takes_nothing_new_keeps_its_connections_and_may_come_agai
     assert read_exactly(far, 5) == b"still"
 
 
-def raw_frames(peer: Peer, until_data: bytes, app: socket.socket) -> list[tuple[int, tuple[int, int]]]:
+def raw_frames(peer: Hyper, until_data: bytes, app: socket.socket) -> list[tuple[int, tuple[int, int]]]:
     """Frames up to the DATA that the application sends after the second GOAWAY."""
     seen: list[tuple[int, tuple[int, int]]] = []
     held = b""
@@ -161,8 +152,8 @@ def raw_frames(peer: Peer, until_data: bytes, app: socket.socket) -> list[tuple[
                 app.close()
 
 
-def test_a_drain_lets_streams_finish_and_says_goaway_twice(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_a_drain_lets_streams_finish_and_says_goaway_twice(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
     app = server.accept()
@@ -199,7 +190,7 @@ def test_a_drain_cuts_at_its_deadline(pair: Pair) -> None:
 def test_the_connections_of_a_pod_are_bounded(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair({"max_connections_per_pod": 3})
     open_ = [pair.open() for _ in range(3)]
-    assert is_refused(pair.client.address)
+    assert is_refused(pair.client.connect)
     assert pair.client.engine.wait_closed().reason == Reason.LIMIT_CONNECTIONS
     open_[0][0].close()
     open_[0][1].close()
@@ -240,7 +231,7 @@ def test_open_connections_are_listed(pair: Pair) -> None:
     assert (at_client.direction, at_server.direction) == (1, 2)
 
 
-def test_an_application_that_leaves_while_it_waits_is_forgotten(server_credentials: Credentials) -> None:
+def test_an_application_that_leaves_while_it_waits_is_forgotten(server_credential: Credential) -> None:
     node = make_client(None, (new_ip(), 80), source_wait_ms=5000)
     near = node.connect()
     node.engine.wait_kind(3)
@@ -290,11 +281,9 @@ def test_connections_under_churn_leave_nothing_open(make_pair: Callable[..., Pai
     assert pair.client.engine.stats().tunnels_opened[0] <= 2
 
 
-def test_publishing_while_connections_come_and_go(
-    server_credentials: Credentials, client_credentials: Credentials
-) -> None:
-    node = make_server(server_credentials, workers=2)
-    client = make_client(client_credentials, (node.ip, node.port), workers=2)
+def test_publishing_while_connections_come_and_go(server_credential: Credential, client_credential: Credential) -> None:
+    node = make_server(server_credential, workers=2)
+    client = make_client(client_credential, (node.ip, node.port), workers=2)
     stop = threading.Event()
 
     def publish() -> None:

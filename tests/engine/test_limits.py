@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.certificates import Credentials
 from tests.engine.conftest import (
     CLIENT_ID,
     SERVER_ID,
@@ -22,10 +21,12 @@ from tests.engine.conftest import (
     make_client,
     server_tables,
 )
-from tests.engine.harness import (
+from tests.engine.test_lifecycle import deny_all
+from tests.support.engine import Engine
+from tests.support.pki import Credential
+from tests.support.sockets import (
     DEADLINE_S,
     HBONE,
-    Engine,
     connect,
     is_refused,
     listen,
@@ -35,7 +36,6 @@ from tests.engine.harness import (
     read_to_end,
     until,
 )
-from tests.engine.test_lifecycle import deny_all
 
 
 def resident_bytes() -> int:
@@ -217,7 +217,7 @@ def test_plain_inbound_reaches_the_application_inside_the_pods_namespace() -> No
         assert (closed.reason, closed.path, closed.direction) == (Reason.OK, 1, 2)
         assert closed.upstream == (ip, port)
         engine.publish(deny_all(server_tables(ip), ip))
-        assert is_refused((ip, port))
+        assert is_refused(lambda: connect((ip, port)))
         assert engine.wait_closed().reason == Reason.POLICY_DENIED
         app.close()
 
@@ -227,15 +227,15 @@ def test_a_mesh_port_is_never_dialled_from_15006() -> None:
     with Engine() as engine:
         engine.publish(server_tables(ip))
         assert not engine.add_pod(1, "server", SERVER_ID, inbound=listen(ip, 15006))
-        assert is_refused((ip, 15006))
+        assert is_refused(lambda: connect((ip, 15006)))
         assert engine.wait_closed().reason == Reason.SELF_CALL
 
 
-def test_ipv6_end_to_end(server_credentials: Credentials, client_credentials: Credentials) -> None:
+def test_ipv6_end_to_end(server_credential: Credential, client_credential: Credential) -> None:
     with Engine() as far, Engine() as near:
         app = listen("::1")
-        assert not far.put_identity(SERVER_ID, server_credentials)
-        assert not near.put_identity(CLIENT_ID, client_credentials)
+        assert not far.put_identity(SERVER_ID, server_credential)
+        assert not near.put_identity(CLIENT_ID, client_credential)
         far.publish(server_tables("::1"))
         assert not far.add_pod(1, "server", SERVER_ID, hbone=listen("::1", HBONE))
         capture = listen(new_ip())

@@ -11,7 +11,7 @@ import pytest
 
 from mesh.reasons import Reason
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, Pair, close_client, make_client
-from tests.engine.harness import (
+from tests.support.sockets import (
     DEADLINE_S,
     is_refused,
     is_reset,
@@ -242,7 +242,7 @@ def test_a_plain_destination_that_refuses_resets_the_application() -> None:
     address = silent.getsockname()
     silent.close()
     node = make_client(None, address, hbone=False)
-    assert is_refused(node.address)
+    assert is_refused(node.connect)
     assert node.engine.wait_closed().reason == Reason.CONNECT_REFUSED
     close_client(node)
 

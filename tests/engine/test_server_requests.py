@@ -5,15 +5,15 @@ import h2.settings
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.certificates import Credentials
 from tests.engine.conftest import CLIENT_ID, ServerNode
-from tests.engine.harness import listen, new_ip, port_of, read_exactly, read_to_end
+from tests.support.pki import Credential
+from tests.support.sockets import listen, new_ip, port_of, read_exactly, read_to_end
 
 
 def test_connect_reaches_the_application_and_both_half_closes_pass(
-    server: ServerNode, client_credentials: Credentials
+    server: ServerNode, client_credential: Credential
 ) -> None:
-    peer = server.dial(client_credentials)
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     app = server.accept()
     event = peer.wait(h2.events.ResponseReceived, stream=stream)
@@ -29,8 +29,8 @@ def test_connect_reaches_the_application_and_both_half_closes_pass(
     assert closed.opened and closed.status == 200 and closed.direction == 2
 
 
-def test_first_frames_are_the_settings_of_the_table(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_first_frames_are_the_settings_of_the_table(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     event = peer.wait(h2.events.RemoteSettingsChanged)
     codes = h2.settings.SettingCodes
     assert {code: change.new_value for code, change in event.changed_settings.items()} == {
@@ -45,7 +45,7 @@ def test_first_frames_are_the_settings_of_the_table(server: ServerNode, client_c
     assert peer.socket.selected_alpn_protocol() == "h2"
 
 
-def refusal(server: ServerNode, credentials: Credentials, authority: str) -> tuple[int, int]:
+def refusal(server: ServerNode, credentials: Credential, authority: str) -> tuple[int, int]:
     peer = server.dial(credentials)
     stream = peer.connect(authority)
     status = peer.status(stream)
@@ -75,20 +75,20 @@ def refusal(server: ServerNode, credentials: Credentials, authority: str) -> tup
     ],
 )
 def test_a_refused_authority_gets_its_status_and_then_a_reset_without_error(
-    server: ServerNode, client_credentials: Credentials, asked: str, status: int, reason: Reason
+    server: ServerNode, client_credential: Credential, asked: str, status: int, reason: Reason
 ) -> None:
     authority = asked.format(ip=server.ip, port=server.port)
-    assert refusal(server, client_credentials, authority) == (status, 0)
+    assert refusal(server, client_credential, authority) == (status, 0)
     closed = server.engine.wait_closed()
     assert (closed.reason, closed.status, closed.opened) == (reason, status, False)
     assert server.engine.stats().refused[reason] == 1
 
 
-def test_nobody_listens_is_503(server: ServerNode, client_credentials: Credentials) -> None:
+def test_nobody_listens_is_503(server: ServerNode, client_credential: Credential) -> None:
     silent = listen(server.ip)
     port = port_of(silent)
     silent.close()
-    assert refusal(server, client_credentials, f"{server.ip}:{port}") == (503, 0)
+    assert refusal(server, client_credential, f"{server.ip}:{port}") == (503, 0)
     assert server.engine.wait_closed().reason == Reason.CONNECT_REFUSED
 
 
@@ -112,10 +112,10 @@ CONNECT = (":method", "CONNECT")
     ],
 )
 def test_a_malformed_request_is_reset_and_the_tunnel_lives(
-    server: ServerNode, client_credentials: Credentials, headers: list[tuple[str, str]]
+    server: ServerNode, client_credential: Credential, headers: list[tuple[str, str]]
 ) -> None:
-    peer = server.dial(client_credentials)
-    stream = peer.request([(name, value.format(a=server.authority)) for name, value in headers])
+    peer = server.dial(client_credential)
+    stream = peer.request(*((name, value.format(a=server.authority)) for name, value in headers))
     assert int(peer.wait(h2.events.StreamReset, stream=stream).error_code) == 1
     assert server.engine.wait_closed().reason == Reason.PROTOCOL_ERROR
     again = peer.connect(server.authority)
@@ -123,18 +123,18 @@ def test_a_malformed_request_is_reset_and_the_tunnel_lives(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "connect"])
-def test_another_method_is_400(server: ServerNode, client_credentials: Credentials, method: str) -> None:
-    peer = server.dial(client_credentials)
+def test_another_method_is_400(server: ServerNode, client_credential: Credential, method: str) -> None:
+    peer = server.dial(client_credential)
     stream = peer.request(
-        [(":method", method), (":authority", server.authority), (":scheme", "https"), (":path", "/")], end=True
+        (":method", method), (":authority", server.authority), (":scheme", "https"), (":path", "/"), end=True
     )
     assert peer.status(stream) == 400
 
 
 def test_headers_of_the_mesh_are_accepted_and_name_the_client(
-    server: ServerNode, client_credentials: Credentials
+    server: ServerNode, client_credential: Credential
 ) -> None:
-    peer = server.dial(client_credentials)
+    peer = server.dial(client_credential)
     ip = peer.socket.getsockname()[0]
     stream = peer.connect(
         server.authority,
@@ -150,30 +150,30 @@ def test_headers_of_the_mesh_are_accepted_and_name_the_client(
 
 @pytest.mark.parametrize("forwarded", ['for="10.0.0.1:4321"', "for=1.2.3.4", 'for="x', "for=", ";;;", 'For="[::1]:80"'])
 def test_a_forwarded_header_that_speaks_of_another_address_changes_nothing(
-    server: ServerNode, client_credentials: Credentials, forwarded: str
+    server: ServerNode, client_credential: Credential, forwarded: str
 ) -> None:
-    peer = server.dial(client_credentials)
+    peer = server.dial(client_credential)
     assert peer.status(peer.connect(server.authority, ("forwarded", forwarded))) == 200
     assert server.engine.wait_kind(1).downstream == peer.socket.getsockname()
 
 
-def test_headers_beyond_the_limit_are_431(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_headers_beyond_the_limit_are_431(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority, *((f"x{i}", "v" * 8000) for i in range(9)))
     assert peer.status(stream) == 431
 
 
-def test_an_unknown_workload_is_503_after_the_wait(server: ServerNode, client_credentials: Credentials) -> None:
+def test_an_unknown_workload_is_503_after_the_wait(server: ServerNode, client_credential: Credential) -> None:
     ip = new_ip()
     engine = server.engine
     assert not engine.add_pod(7, "nobody", "spiffe://cluster.local/ns/default/sa/server", hbone=listen(ip, 15008))
     node = ServerNode(engine, ip, server.app, server.credentials, server.peers)
-    assert refusal(node, client_credentials, f"{ip}:80")[0] == 503
+    assert refusal(node, client_credential, f"{ip}:80")[0] == 503
     assert engine.wait_closed().reason == Reason.UNKNOWN_SOURCE
 
 
-def test_data_sent_before_the_answer_is_delivered(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_data_sent_before_the_answer_is_delivered(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     peer.send(stream, b"early", end=True)
     app = server.accept()
@@ -184,8 +184,8 @@ def test_data_sent_before_the_answer_is_delivered(server: ServerNode, client_cre
     peer.wait(h2.events.StreamEnded, stream=stream)
 
 
-def test_a_frame_of_one_mebibyte_is_accepted(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_a_frame_of_one_mebibyte_is_accepted(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     stream = peer.connect(server.authority)
     assert peer.status(stream) == 200
     app = server.accept()

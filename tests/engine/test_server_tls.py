@@ -11,10 +11,10 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mesh.reasons import Reason
-from tests.engine.certificates import Authority, Credentials, spiffe
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, ServerNode, close_server, make_server
-from tests.engine.harness import HBONE, connect, listen, new_ip, until
-from tests.engine.peers import Peer, tls_context
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import HBONE, connect, listen, new_ip, until
 
 
 def alert(server: ServerNode, context: ssl.SSLContext) -> str:
@@ -31,7 +31,7 @@ def alert(server: ServerNode, context: ssl.SSLContext) -> str:
 
 
 def test_no_certificate(server: ServerNode) -> None:
-    assert "CERTIFICATE_REQUIRED" in alert(server, tls_context(False, None, check=False))
+    assert "CERTIFICATE_REQUIRED" in alert(server, tls_context(False, None))
     assert server.engine.wait_closed().reason == Reason.TLS_FAILED
     assert server.engine.stats().handshakes_failed[1] == 1
 
@@ -62,14 +62,14 @@ def test_the_first_spiffe_id_is_the_identity(server: ServerNode, authority: Auth
 
 
 def test_expired(server: ServerNode, authority: Authority) -> None:
-    old = authority.issue(CLIENT_ID, valid=dt.timedelta(hours=-1))
+    old = authority.issue(CLIENT_ID, not_after=authority.now - dt.timedelta(minutes=5))
     assert "CERTIFICATE_EXPIRED" in alert(server, tls_context(False, old))
     assert "expired" in server.engine.wait_closed().detail
 
 
-@pytest.mark.parametrize("name", ["cluster.local", "another authority"])
+@pytest.mark.parametrize("name", ["test root", "another authority"])
 def test_signed_by_another_key(server: ServerNode, authority: Authority, name: str) -> None:
-    foreign = Authority(name).issue(CLIENT_ID, roots=authority.roots)
+    foreign = Authority(name).issue(CLIENT_ID, trusts=authority)
     assert "DECRYPT_ERROR" in alert(server, tls_context(False, foreign))
     assert server.engine.wait_closed().reason == Reason.TLS_UNTRUSTED
 
@@ -80,25 +80,25 @@ def test_a_certificate_for_servers_only(server: ServerNode, authority: Authority
     assert server.engine.wait_closed().reason == Reason.TLS_UNTRUSTED
 
 
-def test_tls_1_2(server: ServerNode, client_credentials: Credentials) -> None:
-    context = tls_context(False, client_credentials)
+def test_tls_1_2(server: ServerNode, client_credential: Credential) -> None:
+    context = tls_context(False, client_credential)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     assert "PROTOCOL_VERSION" in alert(server, context)
 
 
-def test_alpn_without_h2(server: ServerNode, client_credentials: Credentials) -> None:
-    context = tls_context(False, client_credentials, alpn=("http/1.1",))
+def test_alpn_without_h2(server: ServerNode, client_credential: Credential) -> None:
+    context = tls_context(False, client_credential, alpn=("http/1.1",))
     assert "NO_APPLICATION_PROTOCOL" in alert(server, context)
 
 
-def test_no_alpn_is_accepted(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials, alpn=())
+def test_no_alpn_is_accepted(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential, alpn=())
     assert peer.socket.selected_alpn_protocol() is None
     assert peer.status(peer.connect(server.authority)) == 200
 
 
-def test_no_session_ticket_is_given(server: ServerNode, client_credentials: Credentials) -> None:
-    peer = server.dial(client_credentials)
+def test_no_session_ticket_is_given(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
     assert peer.status(peer.connect(server.authority)) == 200
     assert not peer.socket.session.has_ticket
 
@@ -127,9 +127,9 @@ def test_garbage_is_closed_and_counted(server: ServerNode, garbage: bytes) -> No
 
 
 def test_a_client_that_says_nothing_is_closed_at_the_deadline(
-    server_credentials: Credentials,
+    server_credential: Credential,
 ) -> None:
-    node = make_server(server_credentials, handshake_timeout_ms=100)
+    node = make_server(server_credential, handshake_timeout_ms=100)
     with connect((node.ip, HBONE)) as made:
         assert made.recv(1) == b""
     assert node.engine.wait_closed().reason == Reason.HANDSHAKE_TIMEOUT
@@ -141,14 +141,14 @@ def has_accepted(node: ServerNode, count: int) -> bool:
 
 
 def test_of_too_many_handshakes_the_oldest_gives_way(
-    server_credentials: Credentials, client_credentials: Credentials
+    server_credential: Credential, client_credential: Credential
 ) -> None:
-    node = make_server(server_credentials, max_handshakes=3)
+    node = make_server(server_credential, max_handshakes=3)
     silent = []
     for count in range(1, 4):
         silent.append(connect((node.ip, HBONE)))
         until(partial(has_accepted, node, count))
-    peer = node.dial(client_credentials)
+    peer = node.dial(client_credential)
     assert peer.status(peer.connect(node.authority)) == 200
     assert node.engine.wait_closed().reason == Reason.LIMIT_HANDSHAKES
     assert silent[0].recv(1) == b"", "the oldest"
@@ -162,9 +162,9 @@ def test_of_too_many_handshakes_the_oldest_gives_way(
 
 
 def test_silent_peers_of_one_pod_cost_no_other_pod_its_handshakes(
-    server_credentials: Credentials, client_credentials: Credentials
+    server_credential: Credential, client_credential: Credential
 ) -> None:
-    node = make_server(server_credentials, max_handshakes=4)
+    node = make_server(server_credential, max_handshakes=4)
     ip = new_ip()
     assert not node.engine.add_pod(9, "server", SERVER_ID, hbone=listen(ip, HBONE))
     with connect((ip, HBONE)) as quiet:
@@ -180,7 +180,7 @@ def test_silent_peers_of_one_pod_cost_no_other_pod_its_handshakes(
 
 
 def test_a_tunnel_waits_for_the_pods_certificate(
-    server: ServerNode, authority: Authority, client_credentials: Credentials
+    server: ServerNode, authority: Authority, client_credential: Credential
 ) -> None:
     ip = new_ip()
     identity = spiffe("late")
@@ -189,7 +189,7 @@ def test_a_tunnel_waits_for_the_pods_certificate(
         asked = server.engine.wait_kind(3)
         assert (asked.identity, asked.pod) == (identity, 9)
         assert not server.engine.put_identity(identity, authority.issue(identity))
-        made = Peer(tls_context(False, client_credentials).wrap_socket(plain), True)
+        made = Hyper(tls_context(False, client_credential).wrap_socket(plain), True)
         made.wait(h2.events.RemoteSettingsChanged)
         made.close()
 
@@ -197,26 +197,26 @@ def test_a_tunnel_waits_for_the_pods_certificate(
 def test_damaged_certificates_are_not_taken(server: ServerNode, authority: Authority) -> None:
     good, other = authority.issue(SERVER_ID), authority.issue(SERVER_ID)
     bad = [
-        Credentials(b"", good.key, good.roots),
-        Credentials(good.chain, b"", good.roots),
-        Credentials(good.chain, good.key, b""),
-        Credentials(good.chain, other.key, good.roots),
-        Credentials(good.chain + b"-----BEGIN CERTIFICATE-----\nAA\n", good.key, good.roots),
+        Credential("", good.key, good.roots),
+        Credential(good.chain, "", good.roots),
+        Credential(good.chain, good.key, ""),
+        Credential(good.chain, other.key, good.roots),
+        Credential(good.chain + "-----BEGIN CERTIFICATE-----\nAA\n", good.key, good.roots),
     ]
     assert [server.engine.put_identity(SERVER_ID, one) for one in bad] == [-22] * len(bad)
     assert server.engine.put_identity("spiffe://cluster.local/x", good) == -22
 
 
 def test_peers_that_reset_during_the_handshake_leave_its_bound_free(
-    server_credentials: Credentials, client_credentials: Credentials
+    server_credential: Credential, client_credential: Credential
 ) -> None:
-    node = make_server(server_credentials, max_handshakes=2)
+    node = make_server(server_credential, max_handshakes=2)
     for _ in range(40):
         made = connect((node.ip, HBONE))
         made.send(b"\x16\x03\x01\x02\x00")
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         made.close()
     until(lambda: node.engine.stats().accepted == 40)
-    peer = node.dial(client_credentials)
+    peer = node.dial(client_credential)
     assert peer.status(peer.connect(node.authority)) == 200
     close_server(node)

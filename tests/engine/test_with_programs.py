@@ -19,9 +19,11 @@ from tests.bpf.conftest import (  # noqa: F401
     session_plane,
 )
 from tests.bpf.topology import Topology
-from tests.engine.certificates import Credentials
 from tests.engine.conftest import CLIENT_ID, SERVER_ID
-from tests.engine.harness import Engine, Tables, is_reset, read_exactly
+from tests.support.engine import Engine
+from tests.support.pki import Credential
+from tests.support.sockets import is_reset, read_exactly
+from tests.support.tables import Tables
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -45,12 +47,12 @@ def hand_over(engine: Engine, number: int, uid: str, identity: str, ztunnel: Ztu
 def engine(
     plane: Plane,  # noqa: F811
     net: Topology,  # noqa: F811
-    client_credentials: Credentials,
-    server_credentials: Credentials,
+    client_credential: Credential,
+    server_credential: Credential,
 ) -> Iterator[Engine]:
     with Engine(notes_map=plane.map_fd("notes"), flows_map=plane.map_fd("flows"), connect_timeout_ms=10000) as made:
-        assert not made.put_identity(CLIENT_ID, client_credentials)
-        assert not made.put_identity(SERVER_ID, server_credentials)
+        assert not made.put_identity(CLIENT_ID, client_credential)
+        assert not made.put_identity(SERVER_ID, server_credential)
         tables = Tables().workload(1, "a", CLIENT_ID, str(net.a.address4), str(net.a.address6))
         made.publish(tables.workload(2, "b", SERVER_ID, str(net.b.address4), str(net.b.address6)))
         for number, (place, identity) in enumerate(((net.a, CLIENT_ID), (net.b, SERVER_ID)), 1):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.interop.applications import dial
-from tests.interop.hyper import Hyper, tls_context
-from tests.interop.node import HBONE, Credential, Node, credential, listen, new_ip, port_of, spiffe
-from tests.support.pki import Authority
+from tests.interop.node import Node
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import HBONE, connect, listen, new_ip, port_of
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +21,12 @@ def authority() -> Authority:
 
 @pytest.fixture(scope="session")
 def client_credential(authority: Authority) -> Credential:
-    return credential(authority, spiffe("client"))
+    return authority.issue(spiffe("client"))
 
 
 @pytest.fixture(scope="session")
 def server_credential(authority: Authority) -> Credential:
-    return credential(authority, spiffe("server"))
+    return authority.issue(spiffe("server"))
 
 
 @dataclass
@@ -83,7 +83,7 @@ class OurClient:
 
     def app(self) -> socket.socket:
         """An application connects."""
-        return self.closing.enter_context(dial(self.peer_ip, self.captured))
+        return self.closing.enter_context(connect((self.peer_ip, self.captured)))
 
     def accept(self, shown: Credential | None = None, **options: Any) -> Hyper:
         """The peer takes a tunnel, over h2."""

@@ -8,8 +8,7 @@ import resource
 import socket
 import sys
 
-from tests.interop.applications import accept, read_exactly
-from tests.interop.node import listen, port_of
+from tests.support.sockets import accept, listen, port_of, read_exactly
 
 AT_ONCE = 10
 

@@ -7,12 +7,9 @@ one. Each node draws addresses of its own, so that tests that run side by side d
 
 import io
 import itertools
-import os
 import select
-import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from mesh.addresses import to_bytes16
@@ -20,11 +17,13 @@ from mesh.reasons import Reason
 from mesh.wire import authorization_pb2 as security
 from mesh.wire import workload_pb2 as wire
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, Changed, Update
-from tests.support.pki import Authority
+from tests.support.border import border
+from tests.support.pki import Credential, spiffe
+from tests.support.sockets import DEADLINE_S, HBONE, listen, port_of
 from ztunnel import config
 from ztunnel.compile import Compiler
 from ztunnel.connections import Names
-from ztunnel.data_path import DataPath, load_border
+from ztunnel.data_path import DataPath
 from ztunnel.endpoints import Here
 from ztunnel.events import ConnectionEvent, EventKind
 from ztunnel.inpod.listeners import Listeners
@@ -32,8 +31,6 @@ from ztunnel.state import Store
 from ztunnel.telemetry.access_log import AccessLog
 from ztunnel.telemetry.process import EngineStats
 
-HBONE = 15008
-DEADLINE_S = 10.0
 NAMESPACE = "default"
 
 # Short enough for a test to wait for, long enough for a machine that is busy.
@@ -46,63 +43,11 @@ _FAST = config.DataPath(
     pool_idle_ms=60_000,
 )
 
-_addresses = itertools.count()
-
-
-def new_ip() -> str:
-    """A loopback address that nothing else uses: 127.<from the process id>.<count>."""
-    count = next(_addresses)
-    return f"127.{100 + os.getpid() % 100}.{count // 250}.{count % 250 + 1}"
-
-
-def spiffe(account: str, domain: str = "cluster.local") -> str:
-    return f"spiffe://{domain}/ns/{NAMESPACE}/sa/{account}"
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What an end shows and trusts, in PEM."""
-
-    chain: str
-    key: str
-    roots: str
-
-
-def credential(authority: Authority, *uris: str, trusts: Authority | None = None) -> Credential:
-    chain, key = authority.credential(*uris)
-    return Credential(chain, key, (trusts or authority).pem)
-
-
-def listen(ip: str, port: int = 0, backlog: int = 4096) -> socket.socket:
-    made = socket.socket()
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((ip, port))
-        made.listen(backlog)
-        made.settimeout(DEADLINE_S)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def port_of(made: socket.socket) -> int:
-    return int(made.getsockname()[1])
-
-
-def until(holds: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
-    """Wait for a condition that another thread or process makes true."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.005)
-
 
 class Node:
     """A context manager that leaves nothing behind."""
 
     def __init__(self, **settings: int) -> None:
-        border = load_border()
         self.store = Store(Here(node="here", network="", cluster_id="Kubernetes"))
         self._compiler = Compiler(self.store, border)
         self.engine = DataPath(border, replace(_FAST, **settings), -1, -1)

@@ -11,10 +11,10 @@ from cryptography import x509
 from h2.settings import SettingCodes
 
 from mesh.reasons import Reason
-from tests.interop.applications import dial, is_reset, read_exactly, read_to_end
 from tests.interop.conftest import OurClient
-from tests.interop.hyper import Hyper, tls_context
-from tests.interop.node import spiffe
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import spiffe
+from tests.support.sockets import connect, is_reset, read_exactly, read_to_end
 
 CANCEL = 8
 
@@ -191,7 +191,7 @@ def test_a_server_that_speaks_no_h2_is_refused(client: OurClient) -> None:
 
 def test_a_server_of_tls_1_2_is_refused(client: OurClient) -> None:
     only = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2)
-    app = dial(client.peer_ip, client.captured)
+    app = connect((client.peer_ip, client.captured))
     with app, pytest.raises(ssl.SSLError):
         Hyper.accept(client.listener, tls_context(True, client.shown, versions=only))
     assert client.node.closed()[0] is Reason.TLS_FAILED

@@ -9,10 +9,10 @@ import pytest
 from hyperframe.frame import GoAwayFrame, RstStreamFrame
 
 from mesh.reasons import Reason
-from tests.interop.applications import accept, is_reset, read_exactly, read_to_end
 from tests.interop.conftest import OurClient, OurServer, our_client, our_server
-from tests.interop.hyper import Hyper
-from tests.interop.node import Credential, until
+from tests.support.hyper import Hyper
+from tests.support.pki import Credential
+from tests.support.sockets import accept, is_reset, read_exactly, read_to_end, until
 from ztunnel.events import EventKind
 
 NO_ERROR, REFUSED_STREAM, CANCEL = 0, 7, 8

@@ -8,19 +8,23 @@ from pathlib import Path
 import pytest
 
 from mesh.reasons import Reason
-from tests.interop.applications import (
-    CHUNKS,
+from tests.interop.conftest import OurServer, our_server
+from tests.interop.node import Node
+from tests.support import envoy
+from tests.support.bulk import CHUNKS, assert_bulk, echo_server
+from tests.support.pki import Credential
+from tests.support.sockets import (
+    HBONE,
     accept,
-    assert_bulk,
-    dial,
-    echo_server,
+    connect,
     is_reset,
+    listen,
+    new_ip,
+    port_of,
     read_exactly,
     read_to_end,
+    until,
 )
-from tests.interop.conftest import OurServer, our_server
-from tests.interop.node import HBONE, Credential, Node, listen, new_ip, port_of, until
-from tests.support import envoy
 from ztunnel.events import EventKind
 from ztunnel.events import Path as Carried
 
@@ -37,7 +41,7 @@ class EnvoyBefore:
         return self.server.node
 
     def dial(self) -> socket.socket:
-        return self.server.closing.enter_context(dial(*self._address))
+        return self.server.closing.enter_context(connect(self._address))
 
     def accept(self) -> socket.socket:
         return self.server.closing.enter_context(accept(self.server.app))
@@ -58,9 +62,8 @@ def envoy_before(server: OurServer, port: int, folder: Path) -> Iterator[EnvoyBe
     ip = new_ip()
     with listen(ip) as free:
         at = port_of(free)
-    shown = envoy.Credential(server.shown.chain, server.shown.key, server.shown.roots)
     config = envoy.client_config(
-        envoy.Address(ip, at), envoy.Address(server.ip, HBONE), envoy.Address(server.ip, port), shown
+        envoy.Address(ip, at), envoy.Address(server.ip, HBONE), envoy.Address(server.ip, port), server.shown
     )
     with envoy.running(config, folder, "client") as running:
         yield EnvoyBefore(server, running, ip, at)

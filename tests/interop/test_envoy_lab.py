@@ -25,18 +25,12 @@ from controller.ca.authority import Authority, Lifetimes
 from controller.ca.issuer import load
 from lab.paths import LabPaths
 from mesh.netns import inside
-from tests.interop.applications import (
-    accept,
-    assert_bulk,
-    is_refused,
-    is_reset,
-    read_exactly,
-    read_to_end,
-)
-from tests.interop.hyper import Hyper, tls_context
-from tests.interop.node import HBONE, Credential, listen, until
 from tests.support import envoy
+from tests.support.bulk import assert_bulk
+from tests.support.hyper import Hyper, tls_context
 from tests.support.machine import alone
+from tests.support.pki import Credential
+from tests.support.sockets import HBONE, accept, is_refused, is_reset, listen, read_exactly, read_to_end, until
 
 pytestmark = [
     pytest.mark.root,
@@ -164,11 +158,6 @@ def closing() -> Iterator[ExitStack]:
         yield stack
 
 
-def shown(lab: Lab, account: str) -> envoy.Credential:
-    given = lab.credential(account)
-    return envoy.Credential(given.chain, given.key, given.roots)
-
-
 @pytest.fixture(scope="module")
 def envoy_client(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], socket.socket]]:
     """Dial what Envoy in the pod `caller` carries to the application of `server`."""
@@ -176,7 +165,7 @@ def envoy_client(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         envoy.Address("127.0.0.1", 9000),
         envoy.Address(lab.ip("server"), HBONE),
         envoy.Address(lab.ip("server"), APP),
-        shown(lab, "caller"),
+        lab.credential("caller"),
     )
     with envoy.running(config, tmp_path_factory.mktemp("client"), "client", lab.netns("caller")):
         listening(lab, "caller", 9000)
@@ -187,7 +176,7 @@ def envoy_client(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def envoy_server(lab: Lab, tmp_path: Path) -> Iterator[envoy.Envoy]:
     """Envoy with 15008 in the pod `envoy`; the application behind it listens on loopback."""
     own = lab.ip("envoy")
-    config = envoy.server_config(envoy.Address(own, HBONE), envoy.Address("127.0.0.1", APP), shown(lab, "envoy"))
+    config = envoy.server_config(envoy.Address(own, HBONE), envoy.Address("127.0.0.1", APP), lab.credential("envoy"))
     with envoy.running(config, tmp_path, "server", lab.netns("envoy")) as running:
         listening(lab, "envoy", HBONE)
         yield running
@@ -360,7 +349,7 @@ def test_envoy_killed_mid_transfer_is_a_reset(lab: Lab, envoy_server: envoy.Envo
 
 def test_another_identity_than_the_pods_own_is_refused(lab: Lab, tmp_path: Path, closing: ExitStack) -> None:
     own = lab.ip("envoy")
-    config = envoy.server_config(envoy.Address(own, HBONE), envoy.Address("127.0.0.1", APP), shown(lab, "intruder"))
+    config = envoy.server_config(envoy.Address(own, HBONE), envoy.Address("127.0.0.1", APP), lab.credential("intruder"))
     listener = closing.enter_context(lab.listen("envoy"))
     with envoy.running(config, tmp_path, "intruder", lab.netns("envoy")):
         listening(lab, "envoy", HBONE)

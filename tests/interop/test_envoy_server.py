@@ -8,19 +8,23 @@ from pathlib import Path
 import pytest
 
 from mesh.reasons import Reason
-from tests.interop.applications import (
-    CHUNKS,
+from tests.interop.node import Node
+from tests.support import envoy
+from tests.support.bulk import CHUNKS, assert_bulk, echo_server
+from tests.support.pki import Credential
+from tests.support.sockets import (
+    HBONE,
     accept,
-    assert_bulk,
-    dial,
-    echo_server,
+    connect,
     is_refused,
     is_reset,
+    listen,
+    new_ip,
+    port_of,
     read_exactly,
     read_to_end,
+    until,
 )
-from tests.interop.node import HBONE, Credential, Node, listen, new_ip, port_of, until
-from tests.support import envoy
 
 
 class EnvoyBehind:
@@ -32,7 +36,7 @@ class EnvoyBehind:
         self.closing = ExitStack()
 
     def dial(self) -> socket.socket:
-        return self.closing.enter_context(dial(*self._address))
+        return self.closing.enter_context(connect(self._address))
 
     def accept(self) -> socket.socket:
         return self.closing.enter_context(accept(self.app))
@@ -43,10 +47,9 @@ def envoy_behind(
     client: Credential, server: Credential, folder: Path, answers: int = 200, listens: bool = True
 ) -> Iterator[EnvoyBehind]:
     ip, peer_ip, app_ip = new_ip(), new_ip(), new_ip()
-    shown = envoy.Credential(server.chain, server.key, server.roots)
     with Node() as node, listen(app_ip) as app:
         target = envoy.Address(app_ip, port_of(app))
-        config = envoy.server_config(envoy.Address(peer_ip, HBONE), target, shown, answers)
+        config = envoy.server_config(envoy.Address(peer_ip, HBONE), target, server, answers)
         if not listens:
             app.close()
         with envoy.running(config, folder, "server") as running:

@@ -24,10 +24,9 @@ from hyperframe.frame import (
 )
 
 from mesh.reasons import Reason
-from tests.interop.applications import accept, is_reset, read_exactly
 from tests.interop.conftest import OurClient, OurServer
-from tests.interop.hyper import Hyper
-from tests.interop.node import HBONE, until
+from tests.support.hyper import Hyper
+from tests.support.sockets import HBONE, accept, is_reset, read_exactly, until
 
 FRAMES = 40_000
 ENHANCE_YOUR_CALM = 11

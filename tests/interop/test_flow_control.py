@@ -9,9 +9,9 @@ from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 
 from mesh.reasons import Reason
-from tests.interop.applications import accept, is_reset, read_exactly
 from tests.interop.conftest import OurClient, OurServer
-from tests.interop.hyper import Hyper
+from tests.support.hyper import Hyper
+from tests.support.sockets import accept, is_reset, read_exactly
 
 MIB = 1 << 20
 FLOW_CONTROL_ERROR = 3

@@ -6,11 +6,10 @@ from datetime import timedelta
 import pytest
 
 from mesh.reasons import Reason
-from tests.interop.applications import is_refused, is_reset, read_exactly
 from tests.interop.conftest import OurClient, our_client
-from tests.interop.hyper import Hyper, tls_context
-from tests.interop.node import Credential, credential, spiffe
-from tests.support.pki import Authority
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import is_refused, is_reset, read_exactly
 from ztunnel.events import Path
 
 
@@ -25,8 +24,7 @@ def show(client: OurClient, shown: Credential) -> str:
 
 
 def expired(authority: Authority) -> Credential:
-    chain, key = authority.credential(spiffe("server"), not_after=authority.now - timedelta(minutes=1))
-    return Credential(chain, key, authority.pem)
+    return authority.issue(spiffe("server"), not_after=authority.now - timedelta(minutes=1))
 
 
 @pytest.mark.parametrize(
@@ -43,10 +41,10 @@ def test_a_peer_that_is_not_the_expected_one_is_untrusted_and_the_application_re
     client: OurClient, authority: Authority, fault: str, alert: str
 ) -> None:
     shown = {
-        "another service account": lambda: credential(authority, spiffe("intruder")),
-        "no SPIFFE id": lambda: credential(authority, "https://server"),
-        "another trust domain": lambda: credential(authority, spiffe("server", "elsewhere")),
-        "another root": lambda: credential(Authority(), spiffe("server")),
+        "another service account": lambda: authority.issue(spiffe("intruder")),
+        "no SPIFFE id": lambda: authority.issue("https://server"),
+        "another trust domain": lambda: authority.issue(spiffe("server", "elsewhere")),
+        "another root": lambda: Authority().issue(spiffe("server")),
         "expired": lambda: expired(authority),
     }[fault]()
     app = client.app()
@@ -60,7 +58,7 @@ def test_a_peer_that_is_not_the_expected_one_is_untrusted_and_the_application_re
 
 def test_the_access_log_names_the_identity_expected_and_the_one_shown(client: OurClient, authority: Authority) -> None:
     app = client.app()
-    show(client, credential(authority, spiffe("intruder")))
+    show(client, authority.issue(spiffe("intruder")))
     assert is_reset(app)
     client.node.closed()
     line = client.node.log()
@@ -72,7 +70,7 @@ def test_the_access_log_names_the_identity_expected_and_the_one_shown(client: Ou
 
 def test_any_uri_of_the_peer_may_be_the_expected_one(client: OurClient, authority: Authority) -> None:
     app = client.app()
-    peer = client.accept(credential(authority, "https://example.org/x", spiffe("other"), spiffe("server")))
+    peer = client.accept(authority.issue("https://example.org/x", spiffe("other"), spiffe("server")))
     stream, _ = peer.accept_request()
     peer.answer(stream, 200)
     peer.send(stream, b"x")
@@ -107,7 +105,7 @@ def test_a_pod_without_a_certificate_is_refused_after_the_wait(
 def test_a_renewed_certificate_serves_new_tunnels_and_old_ones_go_on(client: OurClient, authority: Authority) -> None:
     app, old, stream = client.opened()
     before = old.socket.getpeercert(binary_form=True)
-    client.node.identity("client", credential(authority, spiffe("client")))
+    client.node.identity("client", authority.issue(spiffe("client")))
     other = client.app()
     new = client.accept()
     fresh, _ = new.accept_request()

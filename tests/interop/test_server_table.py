@@ -7,10 +7,9 @@ import pytest
 from h2.settings import SettingCodes
 
 from mesh.reasons import Reason
-from tests.interop.applications import accept, read_exactly, read_to_end
 from tests.interop.conftest import OurServer
-from tests.interop.hyper import CONNECT, Hyper
-from tests.interop.node import listen, new_ip, port_of
+from tests.support.hyper import CONNECT, Hyper
+from tests.support.sockets import accept, listen, new_ip, port_of, read_exactly, read_to_end
 
 NO_ERROR, PROTOCOL_ERROR = 0, 1
 

@@ -11,9 +11,9 @@ from cryptography import x509
 
 from mesh.reasons import Reason
 from tests.interop.conftest import OurServer
-from tests.interop.hyper import Hyper, tls_context
-from tests.interop.node import DEADLINE_S, HBONE, Credential, credential, spiffe
-from tests.support.pki import Authority
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import DEADLINE_S, HBONE
 
 
 def alert_for(server: OurServer, context: ssl.SSLContext) -> str:
@@ -32,17 +32,16 @@ def alert_for(server: OurServer, context: ssl.SSLContext) -> str:
 
 
 def expired(authority: Authority) -> Credential:
-    chain, key = authority.credential(spiffe("client"), not_after=authority.now - timedelta(minutes=5))
-    return Credential(chain, key, authority.pem)
+    return authority.issue(spiffe("client"), not_after=authority.now - timedelta(minutes=5))
 
 
 @pytest.mark.parametrize("row", ["no client certificate", "other trust domain", "expired", "signed by another key"])
 def test_row_refused_certificate_gets_its_alert(server: OurServer, authority: Authority, row: str) -> None:
     shown = {
         "no client certificate": (None, "certificate_required"),
-        "other trust domain": (credential(authority, spiffe("client", "elsewhere")), "certificate_unknown"),
+        "other trust domain": (authority.issue(spiffe("client", "elsewhere")), "certificate_unknown"),
         "expired": (expired(authority), "certificate_expired"),
-        "signed by another key": (credential(Authority(), spiffe("client")), "decrypt_error"),
+        "signed by another key": (Authority().issue(spiffe("client"), trusts=authority), "decrypt_error"),
     }
     given, alert = shown[row]
     assert alert_for(server, tls_context(False, given)) == alert
@@ -65,7 +64,7 @@ def test_row_refused_certificate_gets_its_alert(server: OurServer, authority: Au
 def test_a_certificate_that_names_nobody_of_ours_is_certificate_unknown(
     server: OurServer, authority: Authority, uris: tuple[str, ...]
 ) -> None:
-    given = credential(authority, *uris)
+    given = authority.issue(*uris)
     assert alert_for(server, tls_context(False, given)) == "certificate_unknown"
 
 

@@ -13,10 +13,10 @@ from typing import Self
 import pytest
 
 from mesh.reasons import Reason
-from tests.interop.applications import accept
 from tests.interop.conftest import OurClient, OurServer, our_server
-from tests.interop.node import Credential, Node, credential, new_ip, spiffe, until
-from tests.support.pki import Authority
+from tests.interop.node import Node
+from tests.support.pki import Authority, Credential, spiffe
+from tests.support.sockets import accept, new_ip, until
 from ztunnel.events import EventKind
 
 MIB = 1 << 20
@@ -131,8 +131,8 @@ def test_5000_idle_connections_through_tunnels_between_two_of_our_nodes(
     """Both nodes are in this process: a descriptor each for every connection; the applications are in another."""
     here, there, vip = new_ip(), new_ip(), new_ip()
     with all_descriptors(), Node() as near, Node() as far:
-        near.identity("client", credential(authority, spiffe("client")))
-        far.identity("server", credential(authority, spiffe("server")))
+        near.identity("client", authority.issue(spiffe("client")))
+        far.identity("server", authority.issue(spiffe("server")))
         captured = near.pod("client", here)
         far.pod("server", there)
         for node, is_near in ((near, True), (far, False)):

@@ -17,21 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from mesh.netns import enter
+from tests.support.pki import Credential
 
 TYPE = "type.googleapis.com/envoy"
 
 
 def binary() -> str:
     return str(files("envoy._bin").joinpath("envoy"))
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What an end shows and trusts, in PEM."""
-
-    chain: str
-    key: str
-    roots: str
 
 
 @dataclass(frozen=True, slots=True)

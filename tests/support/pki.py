@@ -1,5 +1,6 @@
 """Certificates for tests: an authority that signs whatever a case needs, right or wrong."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -8,9 +9,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What an end shows and trusts, in PEM."""
+
+    chain: str
+    key: str
+    roots: str
+
+
+def spiffe(account: str, domain: str = "cluster.local") -> str:
+    return f"spiffe://{domain}/ns/default/sa/{account}"
+
 
 class Authority:
-    """A root that signs."""
+    """A root that signs. Two of one name are told apart by their key only."""
 
     def __init__(self, name: str = "test root", clock: datetime | None = None) -> None:
         self.now = clock or datetime.now(UTC)
@@ -58,6 +74,7 @@ class Authority:
         key: ec.EllipticCurvePublicKey | None = None,
         not_before: datetime | None = None,
         not_after: datetime | None = None,
+        usages: tuple[x509.ObjectIdentifier, ...] = USAGES,
     ) -> x509.Certificate:
         """A leaf for these URIs, valid from an hour ago for a day unless told otherwise."""
         return self._sign(
@@ -67,14 +84,21 @@ class Authority:
             not_before or self.now - timedelta(hours=1),
             not_after or self.now + timedelta(days=1),
             x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]),
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+            x509.ExtendedKeyUsage(usages),
         )
 
-    def credential(self, *uris: str, not_after: datetime | None = None) -> tuple[str, str]:
-        """A leaf and its key, in PEM."""
+    def issue(
+        self,
+        *uris: str,
+        not_after: datetime | None = None,
+        usages: tuple[x509.ObjectIdentifier, ...] = USAGES,
+        trusts: "Authority | None" = None,
+    ) -> Credential:
+        """A leaf with its key, and the roots that its owner trusts: this one's unless another's are asked for."""
         key = ec.generate_private_key(ec.SECP256R1())
-        leaf = self.leaf(*uris, key=key.public_key(), not_after=not_after)
-        return pem(leaf), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        leaf = self.leaf(*uris, key=key.public_key(), not_after=not_after, usages=usages)
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        return Credential(pem(leaf), private, (trusts or self).pem)
 
 
 def pem(certificate: x509.Certificate) -> str:

@@ -58,9 +58,9 @@ class ControllerStub(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gener
 
     def issue(self) -> None:
         """Write a new client credential for the node."""
-        certificate, key = self.authority.credential("spiffe://cluster.local/ns/culvert-system/sa/culvert-node")
+        made = self.authority.issue("spiffe://cluster.local/ns/culvert-system/sa/culvert-node")
         self.directory.mkdir(parents=True, exist_ok=True)
-        for name, text in (("key.pem", key), ("cert.pem", certificate), ("roots.pem", self.authority.pem)):
+        for name, text in (("key.pem", made.key), ("cert.pem", made.chain), ("roots.pem", made.roots)):
             temporary = self.directory / f"{name}.tmp"
             temporary.write_text(text)
             temporary.replace(self.directory / name)

@@ -21,3 +21,7 @@ def load_border() -> Any:
     sys.modules["engine._border"] = module
     spec.loader.exec_module(module)
     return module
+
+
+border = load_border()
+ffi, lib = border.ffi, border.lib

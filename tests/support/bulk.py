@@ -1,59 +1,15 @@
-"""What applications do with a socket, in a line each."""
+"""Much data both ways, with checksums, and applications that echo."""
 
 import contextlib
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from tests.interop.node import DEADLINE_S
+from tests.support.sockets import DEADLINE_S
 
 CHUNK = bytes(range(256)) * 1024  # 256 KiB
 CHUNKS = 512
-
-
-def dial(ip: str, port: int) -> socket.socket:
-    return socket.create_connection((ip, port), DEADLINE_S)
-
-
-def accept(listener: socket.socket) -> socket.socket:
-    made, _ = listener.accept()
-    made.settimeout(DEADLINE_S)
-    return made
-
-
-def read_exactly(sock: socket.socket, size: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
-        part = sock.recv(size - len(parts))
-        if not part:
-            raise EOFError(f"{len(parts)} of {size} bytes")
-        parts += part
-    return bytes(parts)
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    parts = bytearray()
-    while part := sock.recv(1 << 18):
-        parts += part
-    return bytes(parts)
-
-
-def is_reset(sock: socket.socket) -> bool:
-    """Read until the connection ends: by a reset (never a clean end)?"""
-    try:
-        read_to_end(sock)
-    except ConnectionResetError:
-        return True
-    return False
-
-
-def is_refused(connect: Callable[[], socket.socket]) -> bool:
-    """Is a new connection reset, as soon as in connect() or later?"""
-    try:
-        return is_reset(connect())
-    except ConnectionResetError:
-        return True
 
 
 def digest_to_end(sock: socket.socket) -> tuple[int, str]:

@@ -15,7 +15,8 @@ import h2.exceptions
 from h2.connection import ConnectionState
 from h2.settings import SettingCodes, Settings
 
-from tests.interop.node import DEADLINE_S, Credential
+from tests.support.pki import Credential
+from tests.support.sockets import DEADLINE_S, HBONE, accept, connect
 
 Seen = TypeVar("Seen")
 
@@ -29,13 +30,13 @@ def tls_context(
     alpn: tuple[str, ...] = ("h2",),
     versions: tuple[ssl.TLSVersion, ssl.TLSVersion] = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3),
 ) -> ssl.SSLContext:
-    """A server asks for a certificate; a client looks at nothing, what it is shown is the test's matter."""
+    """A server asks for a certificate; a client checks the server's if it has roots, but not whom it names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.minimum_version, context.maximum_version = versions
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    context.verify_mode = ssl.CERT_REQUIRED if server else ssl.CERT_NONE
+    context.verify_mode = ssl.CERT_REQUIRED if server or credential else ssl.CERT_NONE
     if credential:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "pem"
@@ -77,13 +78,11 @@ class Hyper:
 
     @classmethod
     def dial(cls, ip: str, context: ssl.SSLContext, source: str | None = None, **options: Any) -> Self:
-        plain = socket.create_connection((ip, 15008), DEADLINE_S, (source, 0) if source else None)
-        return cls(context.wrap_socket(plain), True, **options)
+        return cls(context.wrap_socket(connect((ip, HBONE), source)), True, **options)
 
     @classmethod
     def accept(cls, listener: socket.socket, context: ssl.SSLContext, **options: Any) -> Self:
-        plain, _ = listener.accept()
-        plain.settimeout(DEADLINE_S)
+        plain = accept(listener)
         try:
             return cls(context.wrap_socket(plain, server_side=True), False, **options)
         except BaseException:
@@ -94,6 +93,9 @@ class Hyper:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.socket.close()
 
     # --- sending -----------------------------------------------------------------------------------------------
