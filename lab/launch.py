@@ -7,7 +7,7 @@ survives exec, and for a pod's first process the kernel then ends the whole proc
 Exit status when the program cannot be started: 125 namespaces or mounts, 126 not executable, 127 not found.
 """
 
-# ruff: noqa: PTH102, PTH101, PTH103, PTH110, PTH112, PTH120, PTH123 -- importing pathlib doubles the start
+# ruff: noqa: PTH102, PTH101, PTH103, PTH106, PTH110, PTH112, PTH120, PTH123 -- importing pathlib doubles the start
 
 import ctypes
 import json
@@ -28,6 +28,9 @@ MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 
 NAMESPACE_FLAGS = {"net": CLONE_NEWNET, "mnt": CLONE_NEWNS, "uts": CLONE_NEWUTS, "pid": CLONE_NEWPID}
+
+# What every pod has of its own outside of /run. A minimal system need not have them.
+OWN_FILES = ("/etc/hosts", "/etc/resolv.conf")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,6 +117,7 @@ def furnish(sandbox: dict[str, Any]) -> None:
     mount("tmpfs", "/run", "tmpfs", 0, "mode=755,size=64m")
     os.mkdir("/run/lock")
     os.chmod("/run/lock", 0o1777)
+    make_own_files_mountable([target for _, target in sandbox["binds"] if target in OWN_FILES])
     for fd, target in held:
         place = os.path.realpath(target)
         prepare_mount_point(place, os.path.isdir(f"/proc/self/fd/{fd}"))
@@ -128,6 +132,24 @@ def release_namespace_mounts() -> None:
     for point in reversed(points):
         if point == "/run/netns" or point.startswith("/run/netns/"):
             _libc.umount2(point.encode(), MNT_DETACH)
+
+
+def make_own_files_mountable(targets: list[str]) -> None:
+    """Where the machine lacks them: a layer over this pod's /etc in which they exist. The machine's stays as it is."""
+    missing = [place for place in map(os.path.realpath, targets) if not os.path.exists(place)]
+    missing = [place for place in missing if place.startswith("/etc/")]
+    if not missing:
+        return
+    layer = "/run/etc"
+    os.mkdir(layer)
+    mount("tmpfs", layer, "tmpfs", 0, "mode=755,size=1m")
+    os.mkdir(f"{layer}/upper")
+    os.mkdir(f"{layer}/work")
+    mount("overlay", "/etc", "overlay", 0, f"lowerdir=/etc,upperdir={layer}/upper,workdir={layer}/work")
+    _libc.umount2(layer.encode(), MNT_DETACH)  # the overlay holds it
+    os.rmdir(layer)
+    for place in missing:
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
 def prepare_mount_point(place: str, directory: bool) -> None:
