@@ -5,9 +5,9 @@ from typing import Any
 
 from bpf.layout import Direction
 from mesh.identity import Identity
+from mesh.wire import authorization_pb2 as security
 from tests.support.mesh import event
 from tests.support.pki import Authority
-from mesh.wire import authorization_pb2 as security
 from tests.unit.ztunnel.mesh_builder import Lab, authorization, small_shop, workload
 from ztunnel.admin.dump import dump
 from ztunnel.config import Config
