@@ -7,6 +7,7 @@
 import argparse
 import shutil
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 from cffi import FFI
@@ -44,11 +45,12 @@ def builder(base: Path | None, sanitize: str | None = None) -> FFI:
         return [str(path.relative_to(base) if base else path) for path in paths]
 
     extra = SANITIZERS[sanitize] if sanitize else []
+    digest = sha256(BORDER.read_bytes()).hexdigest()  # engine/border.py compares it
     made = FFI()
-    made.cdef(declarations())
+    made.cdef(declarations() + "\nconst char *cv_border_digest(void);\n")
     made.set_source(
         "engine._border",
-        '#include "border.h"\n',
+        f'#include "border.h"\nstatic const char *cv_border_digest(void) {{ return "{digest}"; }}\n',
         sources=place(sources()),
         depends=place(headers()),
         include_dirs=place([ENGINE / "include", ENGINE / "src"]),

@@ -4,10 +4,10 @@ Every call returns at once; what the engine has to say comes as events when its 
 """
 
 import errno
-import importlib
 import os
 from typing import Any
 
+from engine import border
 from mesh.addresses import from_bytes16
 from ztunnel import config
 from ztunnel.events import ConnectionEvent, FlowDelta, SocketAddress
@@ -25,17 +25,17 @@ class EngineFault(Exception):
 def load_border() -> Any:
     """The compiled module, with `ffi` and `lib`; raises EngineFault that says how to build it."""
     try:
-        return importlib.import_module("engine._border")
-    except ImportError as error:
-        raise EngineFault(f"the engine is not built ({error}); run `make setup`") from error
+        return border.load()
+    except border.BorderUnavailable as error:
+        raise EngineFault(str(error)) from error
 
 
 class DataPath:
     """One running engine; used from the event loop only."""
 
-    def __init__(self, border: Any, settings: config.DataPath, notes_fd: int, flows_fd: int) -> None:
-        self._ffi = border.ffi
-        self._lib = border.lib
+    def __init__(self, module: Any, settings: config.DataPath, notes_fd: int, flows_fd: int) -> None:
+        self._ffi = module.ffi
+        self._lib = module.lib
         native = self._ffi.new(
             "struct cv_settings *",
             {

@@ -3,23 +3,25 @@
 `make -C engine sanitize` points it at a sanitized build.
 """
 
-import importlib
 import importlib.util
 import os
 import sys
 from typing import Any
+
+from engine import border
 
 
 def load_border() -> Any:
     """The module `engine._border`."""
     path = os.environ.get("CULVERT_BORDER")
     if not path or "engine._border" in sys.modules:
-        return importlib.import_module("engine._border")
+        return border.load()
     spec = importlib.util.spec_from_file_location("engine._border", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules["engine._border"] = module
     spec.loader.exec_module(module)
+    border.check(module)
     return module
 
 
