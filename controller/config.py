@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from mesh.identity import DEFAULT_TRUST_DOMAIN, Identity, InvalidIdentity
-from mesh.settings import SettingsFault, load, setting
+from mesh.settings import load, setting
 
 SOURCES = ("files",)
 
@@ -67,10 +67,7 @@ class Config:
     @classmethod
     def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Config":
         """Settings from everywhere; raises SettingsFault with every fault, or HelpAsked."""
-        config = load(cls, "controller serve", argv, env)
-        if faults := list(_faults(config)):
-            raise SettingsFault("controller serve", faults)
-        return config
+        return load(cls, "controller serve", argv, env, _faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +84,16 @@ class CredentialConfig:
     @classmethod
     def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "CredentialConfig":
         """Settings from everywhere; raises SettingsFault with every fault, or HelpAsked."""
-        config = load(cls, "controller credential", argv, env)
-        faults = list(_trust_domain_faults(config.trust_domain))
-        if "/" in config.node or not config.node.isprintable() or not config.node.isascii():
-            faults.append(f"--node: {config.node!r} is not a node name")
-        if config.ttl_s == 0:
-            faults.append("--ttl-s: 0 is no lifetime")
-        if faults:
-            raise SettingsFault("controller credential", faults)
-        return config
+        return load(cls, "controller credential", argv, env, _credential_faults)
+
+
+def _credential_faults(config: CredentialConfig) -> list[str]:
+    faults = list(_trust_domain_faults(config.trust_domain))
+    if "/" in config.node or not config.node.isprintable() or not config.node.isascii():
+        faults.append(f"--node: {config.node!r} is not a node name")
+    if config.ttl_s == 0:
+        faults.append("--ttl-s: 0 is no lifetime")
+    return faults
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -81,11 +81,7 @@ class Config:
     @classmethod
     def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Config":
         """Read the settings; raises mesh.settings.SettingsFault with every fault at once."""
-        config = settings.load(cls, "daemonset", argv, env)
-        faults = [fault for fault in _check(config) if fault]
-        if faults:
-            raise settings.SettingsFault("daemonset", faults)
-        return config
+        return settings.load(cls, "daemonset", argv, env, _check)
 
 
 def _check(config: Config) -> list[str]:

@@ -1,8 +1,9 @@
 """Settings of a process: one frozen dataclass tree, filled from defaults, a file, the environment and flags.
 
 Later sources win: default, then the YAML file named by `--config` (its nesting is the tree's), then the environment
-(`CULVERT_<FIELD>`), then the command line (`--field value`). Every fault of every source is reported at once. Field
-names are unique over the whole tree, so a flag needs no section.
+(`CULVERT_<FIELD>`), then the command line (`--field value`). Every fault of every source is reported at once, together
+with what a component's own check finds in the values. Field names are unique over the whole tree, so a flag needs no
+section.
 
 A leaf is declared with `setting(default, "what it means")`; its type is one of str, int, float, bool, Path, an
 optional of these, or a tuple of str (comma separated in flags and environment).
@@ -10,9 +11,11 @@ optional of these, or a tuple of str (comma separated in flags and environment).
 
 import dataclasses
 import json
+import math
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,12 +62,41 @@ class _Leaf:
         return "CULVERT_" + self.name.upper()
 
 
-def load(tree: type[T], program: str, argv: Sequence[str], env: Mapping[str, str]) -> T:
-    """Fill `tree`; raises SettingsFault with everything that is wrong, or HelpAsked."""
+class _Faults:
+    """What was found wrong so far, and in which leaves."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.flags: set[str] = set()
+
+    def add(self, text: str, leaf: _Leaf | None = None) -> None:
+        self.texts.append(text)
+        if leaf is not None:
+            self.flags.add(leaf.flag)
+
+    def add_checked(self, texts: Iterable[str]) -> None:
+        """Findings about values; one that speaks of a leaf whose value could not be read at all says nothing new."""
+        for text in texts:
+            if text and self.flags.isdisjoint(re.findall(r"--[a-z0-9-]+", text)):
+                self.texts.append(text)
+
+
+def load(
+    tree: type[T],
+    program: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    check: Callable[[T], Iterable[str]] = lambda _: (),
+) -> T:
+    """Fill `tree`; raises SettingsFault with everything that is wrong, or HelpAsked.
+
+    `check` says what is wrong with the values, "" for nothing; each finding names the flags that it is about. It also
+    runs when values are missing or unreadable: these then have their default, or for one without a default nothing.
+    """
     leaves = {leaf.name: leaf for leaf in _leaves(tree, ())}
     if "--help" in argv or "-h" in argv:
         raise HelpAsked(_help(program, tree, leaves.values()))
-    faults: list[str] = []
+    faults = _Faults()
     flags, config_path = _read_flags(leaves, argv, faults)
     values: dict[str, Any] = _read_file(tree, config_path, faults) if config_path else {}
     for leaf in leaves.values():
@@ -74,10 +106,18 @@ def load(tree: type[T], program: str, argv: Sequence[str], env: Mapping[str, str
         _convert_into(values, leaves[name], text, leaves[name].flag, faults)
     for leaf in leaves.values():
         if leaf.field.metadata["required"] and values.get(leaf.name) is None:
-            faults.append(f"{leaf.flag}: missing ({leaf.field.metadata['meaning']})")
-    if faults:
-        raise SettingsFault(program, faults)
-    return _build(tree, values)
+            faults.add(f"{leaf.flag}: missing ({leaf.field.metadata['meaning']})", leaf)
+            values[leaf.name] = _nothing(leaf.kind)
+    settings = _build(tree, values)
+    faults.add_checked(check(settings))
+    if faults.texts:
+        raise SettingsFault(program, faults.texts)
+    return settings
+
+
+def _nothing(kind: Any) -> Any:
+    """A value of the type that a check can look at."""
+    return kind() if isinstance(kind, type) else None
 
 
 def dump(settings: Any) -> dict[str, Any]:
@@ -109,7 +149,7 @@ def _leaves(tree: type[Any], path: tuple[str, ...]) -> list[_Leaf]:
 
 
 def _read_flags(
-    leaves: Mapping[str, _Leaf], argv: Sequence[str], faults: list[str]
+    leaves: Mapping[str, _Leaf], argv: Sequence[str], faults: _Faults
 ) -> tuple[dict[str, str], Path | None]:
     by_flag = {leaf.flag: leaf for leaf in leaves.values()}
     given: dict[str, str] = {}
@@ -119,7 +159,7 @@ def _read_flags(
         flag, equals, value = word.partition("=")
         leaf = by_flag.get(flag)
         if leaf is None and flag != "--config":
-            faults.append(f"{word}: no such setting (try --help)")
+            faults.add(f"{word}: no such setting (try --help)")
             continue
         if not equals:
             if leaf is not None and leaf.kind is bool:
@@ -127,7 +167,7 @@ def _read_flags(
             else:
                 following = next(words, None)
                 if following is None:
-                    faults.append(f"{flag}: a value is missing")
+                    faults.add(f"{flag}: a value is missing", leaf)
                     continue
                 value = following
         if leaf is None:
@@ -137,13 +177,13 @@ def _read_flags(
     return given, config
 
 
-def _read_file(tree: type[Any], path: Path, faults: list[str]) -> dict[str, Any]:
+def _read_file(tree: type[Any], path: Path, faults: _Faults) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - only a process with a settings file pays for the parser
 
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        faults.append(f"{path}: {error}")
+        faults.add(f"{path}: {error}")
         return {}
     values: dict[str, Any] = {}
     _read_section(tree, document, str(path), "", values, faults)
@@ -151,17 +191,17 @@ def _read_file(tree: type[Any], path: Path, faults: list[str]) -> dict[str, Any]
 
 
 def _read_section(
-    tree: type[Any], section: Any, source: str, prefix: str, values: dict[str, Any], faults: list[str]
+    tree: type[Any], section: Any, source: str, prefix: str, values: dict[str, Any], faults: _Faults
 ) -> None:
     if not isinstance(section, dict):
-        faults.append(f"{source}: {prefix or 'the document'} must be a mapping")
+        faults.add(f"{source}: {prefix or 'the document'} must be a mapping")
         return
     kinds = typing.get_type_hints(tree)
     known = {field.name: field for field in dataclasses.fields(tree)}
     for key, value in section.items():
         where = f"{prefix}{key}"
         if key not in known:
-            faults.append(f"{source}: {where}: unknown key (known here: {', '.join(sorted(known))})")
+            faults.add(f"{source}: {where}: unknown key (known here: {', '.join(sorted(known))})")
         elif dataclasses.is_dataclass(kinds[key]):
             _read_section(typing.cast(type[Any], kinds[key]), value, source, f"{where}.", values, faults)
         else:
@@ -174,11 +214,11 @@ def _plain(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else "" if value is None else str(value)
 
 
-def _convert_into(values: dict[str, Any], leaf: _Leaf, text: str, source: str, faults: list[str]) -> None:
+def _convert_into(values: dict[str, Any], leaf: _Leaf, text: str, source: str, faults: _Faults) -> None:
     try:
         values[leaf.name] = _convert(leaf.kind, text)
     except ValueError as error:
-        faults.append(f"{source}: {error}")
+        faults.add(f"{source}: {error}", leaf)
 
 
 def _convert(kind: Any, text: str) -> Any:
@@ -196,6 +236,8 @@ def _convert(kind: Any, text: str) -> Any:
             number = kind(text)
         except ValueError:
             raise ValueError(f"{text!r} is not a number") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{text!r} is not a number")
         if number < 0:
             raise ValueError(f"{text} is negative")
         return number

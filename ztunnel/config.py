@@ -1,12 +1,15 @@
 """Every setting of a ztunnel process, with meaning, unit and the reason for its default."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from mesh import settings
 from mesh.identity import DEFAULT_TRUST_DOMAIN
 from mesh.settings import setting
+
+_MAX_PORT = 65_535
+_MAX_UINT32 = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +101,38 @@ class Config:
     @classmethod
     def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Config":
         """Read the settings; raises mesh.settings.SettingsFault with every fault at once."""
-        config = settings.load(cls, "ztunnel", argv, env)
-        faults = [fault for fault in _check(config) if fault]
-        if faults:
-            raise settings.SettingsFault("ztunnel", faults)
-        return config
+        return settings.load(cls, "ztunnel", argv, env, _check)
 
 
-def _check(config: Config) -> list[str]:
+def _check(config: Config) -> Iterator[str]:
     host, _, port = config.control.controller.rpartition(":")
-    return [
-        "" if host and port.isdigit() else f"--controller: {config.control.controller!r} is not host:port",
-        "" if config.logs.log_format in ("text", "json") else f"--log-format: {config.logs.log_format!r} is not known",
-        "" if config.logs.log_level in ("debug", "info", "warning", "error") else "--log-level: not a level",
-        "" if 1 <= config.data_path.workers <= 64 else "--workers: takes 1 to 64",
-    ]
+    if not (host and _is_port(port)):
+        yield f"--controller: {config.control.controller!r} is not host:port"
+    if config.logs.log_format not in ("text", "json"):
+        yield f"--log-format: {config.logs.log_format!r} is not known"
+    if config.logs.log_level not in ("debug", "info", "warning", "error"):
+        yield "--log-level: not a level"
+    for name in ("admin_port", "metrics_port", "ready_port"):
+        if getattr(config.ports, name) > _MAX_PORT:
+            yield f"{_flag(name)}: not a port"
+    yield from _check_bounds(config.data_path)
+
+
+def _check_bounds(bounds: DataPath) -> Iterator[str]:
+    """The engine keeps them in 32 bits; a bound of 0 would refuse everything."""
+    if not 1 <= bounds.workers <= 64:
+        yield "--workers: takes 1 to 64"
+    for entry in fields(bounds):
+        value = getattr(bounds, entry.name)
+        lowest = 1 if entry.name.startswith("max_") or entry.name.endswith("_bytes") else 0
+        most = _MAX_UINT32 // 1000 if entry.name.endswith("_s") else _MAX_UINT32
+        if entry.name != "workers" and not lowest <= value <= most:
+            yield f"{_flag(entry.name)}: takes {lowest} to {most}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_PORT

@@ -53,6 +53,47 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     assert len(caught.value.faults) == 7
 
 
+def test_faults_of_values_are_reported_with_the_rest() -> None:
+    def check(tree: Tree) -> list[str]:
+        assert isinstance(tree.node, str)
+        return [
+            "--node: is not a name" if "/" in tree.node or not tree.node else "",
+            f"--secret-word: {tree.secret_word!r} is too short" if len(tree.secret_word) < 3 else "",
+            "--workers: takes 1 to 64" if tree.limits.workers > 64 else "",
+            "--path: must lie beside --workers",
+        ]
+
+    def faults(*argv: str) -> tuple[str, ...]:
+        with pytest.raises(SettingsFault) as caught:
+            settings.load(Tree, "prog", argv, {}, check)
+        return caught.value.faults
+
+    assert faults("--no-such", "--secret-word", "x", "--workers", "many") == (
+        "--no-such: no such setting (try --help)",
+        "--workers: 'many' is not a number",
+        "--node: missing (name of the node)",
+        "--secret-word: 'x' is too short",
+    )
+    assert faults("--node", "a/b", "--workers", "99") == (
+        "--node: is not a name",
+        "--workers: takes 1 to 64",
+        "--path: must lie beside --workers",
+    )
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999"])
+def test_a_number_is_finite(text: str) -> None:
+    with pytest.raises(SettingsFault, match="is not a number"):
+        settings.load(Waits, "prog", ["--wait-s", text], {})
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """A process that waits."""
+
+    wait_s: float = setting(1.0, "how long")
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(SettingsFault, match=r"no-such\.yaml"):
         load("--node", "n", "--config", "/nonexistent/no-such.yaml")
