@@ -5,15 +5,16 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bpf import features
+from bpf.loader import install
 from bpf.paths import NodePaths
-from bpf.plane import Note, NoteKind, Plane, PodFlag
+from bpf.plane import Direction, EdgeKey, Note, NoteKind, Plane, PodFlag
 from tests.bpf.topology import Place, Topology, prefix, sh
 from tests.support.machine import alone
 
@@ -155,3 +156,22 @@ def ztunnel(plane: Plane, pod: Place) -> Iterator[Ztunnel]:
         ztunnel = Ztunnel(plane, pod)
         stack.callback(ztunnel.close)
         yield ztunnel
+
+
+@pytest.fixture
+def spare(machine: None, key: str) -> Iterator[NodePaths]:
+    """A second node's place on this machine, empty before and after."""
+    paths = NodePaths(f"{key}.spare_1")
+    yield paths
+    install.unload(paths)
+    with suppress(FileNotFoundError):
+        paths.lock.unlink()
+        paths.state.rmdir()
+        paths.state.parent.rmdir()
+
+
+@pytest.fixture
+def edge(plane: Plane) -> Callable[[Direction], EdgeKey]:
+    """A fresh edge from workload 11 to 22, empty in every direction."""
+    plane.remove_edges(EdgeKey(11, 22, direction) for direction in Direction)
+    return lambda direction: EdgeKey(11, 22, direction)
