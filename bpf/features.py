@@ -82,17 +82,23 @@ def capabilities() -> Check:
     return Check("capabilities", True, "this process may load programs")
 
 
+def is_bpffs(directory: Path) -> bool:
+    """By its device: the mount table goes on listing what another mount has covered."""
+    try:
+        device = directory.stat().st_dev
+    except OSError:
+        return False
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in cgroup.MOUNTS.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted and after.split()[0] == "bpf":
+            return True
+    return False
+
+
 def bpffs() -> Check:
     """Pins live on bpffs."""
-    kind = next(
-        (
-            line.split(" - ")[1].split()[0]
-            for line in cgroup.MOUNTS.read_text().splitlines()
-            if len(line.split()) > 4 and line.split()[4] == str(BPFFS)
-        ),
-        None,
-    )
-    if kind != "bpf":
+    if not is_bpffs(BPFFS):
         return Check("bpffs", False, f"no bpffs at {BPFFS}: mount -t bpf bpf {BPFFS}")
     return Check("bpffs", True, f"bpffs is mounted at {BPFFS}")
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bpf.loader import bpffs
 from bpf.paths import escape
 from lab import names, namespaces, paths
 from lab.paths import LabPaths
@@ -40,6 +41,8 @@ def sweep(lab: str) -> list[str]:
             directory.rmdir()
     if not record or record.get("made_netns_directory"):
         namespaces.remove_directory_if_unused()
+    if record.get("mounts_bpffs"):
+        bpffs.unmount_if_unused()
     return left
 
 

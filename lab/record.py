@@ -4,6 +4,7 @@ when the supervisor was killed in between.
 
 import os
 
+from bpf import features
 from lab import names, namespaces
 from lab.paths import NETNS, LabPaths
 
@@ -14,6 +15,7 @@ class Record:
     def __init__(self, paths: LabPaths) -> None:
         self._paths = paths
         self._made_directory = not os.path.ismount(NETNS)
+        self._mounts_bpffs = not features.bpffs().is_met  # the loader will
         self._netns: set[str] = set()
         self._names: dict[str, str] = {}
         self._keys: set[str] = set()
@@ -48,6 +50,7 @@ class Record:
                 "lab": self._paths.lab,
                 "supervisor": os.getpid(),
                 "made_netns_directory": self._made_directory,
+                "mounts_bpffs": self._mounts_bpffs,
                 "netns": sorted(self._netns),
                 "names": self._names,
                 "keys": sorted(self._keys),

@@ -1,4 +1,7 @@
-"""bpffs, where pins live: mounted by systemd on most machines, and by the loader where nobody did."""
+"""bpffs, where pins live: mounted by systemd on most machines, and by the loader where nobody did.
+
+Whoever wants the machine as it was unmounts it again; a node does not, because its pins outlive all processes.
+"""
 
 import ctypes
 import os
@@ -7,6 +10,9 @@ from pathlib import Path
 from bpf import features
 from bpf.paths import BPFFS
 
+# What a kernel with CONFIG_BPF_PRELOAD pins in every bpffs by itself.
+_KERNELS_OWN = {"maps.debug", "progs.debug"}
+_UMOUNT_NOFOLLOW = 8
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -25,3 +31,13 @@ def ensure_mounted(directory: Path = BPFFS) -> bool:
         code = ctypes.get_errno()
         raise CannotMount(f"no bpffs at {directory}, and it cannot be mounted: {os.strerror(code)}")
     return True
+
+
+def unmount_if_unused(directory: Path = BPFFS) -> bool:
+    """Undo `ensure_mounted`, unless something is pinned there or it is in use; True when it is gone."""
+    try:
+        if not features.is_bpffs(directory) or {entry.name for entry in directory.iterdir()} - _KERNELS_OWN:
+            return False
+    except OSError:
+        return False
+    return bool(_libc.umount2(os.fsencode(directory), _UMOUNT_NOFOLLOW) == 0)
