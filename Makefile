@@ -8,6 +8,8 @@ comma := ,
 PYTHON := .venv/bin/python
 # bcc's Python module belongs to the system's interpreter, whatever else is first on PATH.
 SYSTEM_PYTHON := /usr/bin/python3
+# Whose modules these are, too.
+unexport PYTHONHOME PYTHONPATH
 
 PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libssl-dev libnghttp2-dev gcc make \
 	iproute2 nftables dnsmasq-base util-linux procps curl
@@ -17,17 +19,17 @@ TEST_PACKAGES := $(DEMO_PACKAGES) clang clang-format libclang-rt-dev socat linux
 C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
-.PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto clean setup setup-test setup-dev packages-demo packages-test
+.PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto clean setup setup-test setup-dev packages packages-demo packages-test root test-fresh
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
 ## make demo          set up, start a two-node lab, run real traffic, print a checked report
-demo: packages-demo .venv/.installed
+demo: root packages-demo .venv/.installed
 	@$(PYTHON) -m cli demo
 
 ## make test          set up and run every test (root)
-test: setup-test
+test: root setup-test
 	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
 		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
 	done; exit $$status
@@ -49,19 +51,23 @@ unit: setup-test
 	@$(PYTHON) -m pytest tests/unit
 
 ## make test-bpf      eBPF programs on real sockets and namespaces (root)
-test-bpf: setup-test
+test-bpf: root setup-test
 	@$(PYTHON) -m pytest tests/bpf
 
 ## make test-node     whole nodes in a lab (root)
-test-node: setup-test
+test-node: root setup-test
 	@$(PYTHON) -m pytest tests/node
 
 ## make test-interop  against Envoy and python-hyper's h2 (root)
-test-interop: setup-test
+test-interop: root setup-test
 	@$(PYTHON) -m pytest tests/interop
 
+## make test-fresh    both commands on systems that have never seen the project (root, debootstrap, half an hour)
+test-fresh: root
+	@tests/fresh/machine bookworm && tests/fresh/machine noble
+
 ## make bpf-info      verifier instructions and stack of every program (root)
-bpf-info: .venv/.installed
+bpf-info: root .venv/.installed
 	@$(PYTHON) -m bpf.loader info
 
 ## make sanitize      the engine's tests under ASan, UBSan and TSan
@@ -73,7 +79,7 @@ fuzz: setup-test
 	@$(MAKE) -C engine fuzz
 
 ## make bench         beside Envoy, in one run (root, a quiet machine, some minutes); see bench/README.md
-bench: setup-test
+bench: root setup-test
 	@$(PYTHON) -m bench.path.hbone_pair && $(PYTHON) -m bench.path.idle && $(PYTHON) -m bench.micro.decisions
 
 ## make proto         generate mesh/wire/*_pb2.py from the .proto files
@@ -91,13 +97,19 @@ setup-test: packages-test .venv/.installed-test
 
 setup-dev: packages-test .venv/.installed-dev
 
-# pip's and setuptools' chatter is kept, and shown when it failed.
-INSTALL = .venv/bin/pip install --quiet --editable '.$(1)' >.venv/install.log 2>&1 || { cat .venv/install.log; exit 1; }
+# pip's and setuptools' chatter is kept, and shown when it failed. As a module: pip's script knows where it was installed,
+# and a clone may be moved.
+PIP = $(PYTHON) -m pip install --quiet $(1) >.venv/install.log 2>&1 || { cat .venv/install.log >&2; \
+	echo "setup: pip has failed: the reason is above (is PyPI, or the index of PIP_INDEX_URL, within reach?)" >&2; exit 1; }
+INSTALL = $(call PIP,--editable '.$(1)')
+
+# A virtual environment that is half made is not taken for one next time.
+.DELETE_ON_ERROR:
 
 .venv/bin/python:
 	@echo "making the virtual environment .venv"
-	@$(SYSTEM_PYTHON) -m venv --system-site-packages .venv
-	@.venv/bin/pip install --quiet --upgrade pip
+	@$(SYSTEM_PYTHON) -m venv --clear --system-site-packages .venv
+	@$(call PIP,--upgrade pip)
 
 .venv/.installed: .venv/bin/python pyproject.toml setup.py $(ENGINE_SOURCES)
 	@echo "building the engine, installing Culvert into .venv"
@@ -121,9 +133,8 @@ packages packages-demo packages-test: PACKAGE_LIST = $(PACKAGES)
 packages-demo: PACKAGE_LIST = $(PACKAGES) $(DEMO_PACKAGES)
 packages-test: PACKAGE_LIST = $(PACKAGES) $(TEST_PACKAGES)
 packages packages-demo packages-test:
-	@missing=$$(for p in $(PACKAGE_LIST); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-		echo "installing packages:" $$missing; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get -qq update && apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
-	fi
+	@setup/packages $(PACKAGE_LIST)
+
+# Programs at the cgroup root, namespaces, packages: said at once and not after minutes of set-up.
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "make $(MAKECMDGOALS) needs root, for namespaces and eBPF" >&2; exit 1; }
