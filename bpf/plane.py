@@ -185,7 +185,7 @@ class Plane:
             if CExpected.from_buffer_copy(raw).netns == netns:
                 kernel.map_delete(fd, key)
 
-    # -- addresses and fallback: written by the agent
+    # -- addresses: written by the agent; fallback: by ztunnel, cleared by the agent when that is away
 
     def put_address(self, address: IPAddress, netns: int, flags: PodFlag) -> None:
         """Say that an address is a local pod's."""
@@ -215,6 +215,10 @@ class Plane:
         """Whether the pod passes while ztunnel is away."""
         raw = kernel.map_lookup(self._fds["fallback"], struct.pack("=Q", netns), 4)
         return raw is not None and raw != bytes(4)
+
+    def fallbacks(self) -> list[int]:
+        """The netns cookies of all pods that pass while ztunnel is away."""
+        return [struct.unpack("=Q", key)[0] for key, _ in kernel.map_batch(self._fds["fallback"], 8, 4)]
 
     # -- node: written by the agent
 

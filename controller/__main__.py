@@ -1,12 +1,12 @@
 """`python -m controller serve|credential`: exit 0 when told to stop, 1 on a fault, 2 on wrong settings."""
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from controller.config import Config, CredentialConfig
+from mesh import logs
 from mesh.settings import HelpAsked, SettingsFault
 
 _USAGE = """usage: controller COMMAND [--help] [--SETTING VALUE ...]
@@ -34,9 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(argv: Sequence[str]) -> int:
     config = Config.load(argv, os.environ)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.start(config.logs.log_level, as_json=config.logs.log_format == "json")
     from controller.app import serve  # noqa: PLC0415 - wrong settings are told without loading gRPC
     from controller.ca.issuer import IssuerUnavailable  # noqa: PLC0415
 

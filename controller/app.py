@@ -24,6 +24,7 @@ from controller.serve.server import ServingCertificate, make_server
 from controller.serve.store import ResourceSet
 from controller.sources.base import Fault
 from controller.sources.files import FilesSource
+from controller.status.announced import Announced
 from controller.status.metrics import Metrics
 from controller.status.pages import debug_routes, monitoring_routes
 from controller.status.report import FILE, StatusReport
@@ -88,6 +89,9 @@ class Controller:
         )
         reports = CaptureReports(self.pipeline, self.hub, authenticator, self.metrics, self.closing)
         self.server = make_server(self.ads, certificates, reports)
+        assert config.source.manifests is not None, "settings were checked"
+        self.source = FilesSource(config.source.manifests)
+        self.announced = Announced(self.pipeline.inputs, self.hub, self.source.catch_up)
         self.port = 0
         self.is_ready = False
 
@@ -116,10 +120,8 @@ class Controller:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain. Raises what ended a part that should have lasted."""
-        assert self.config.source.manifests is not None, "settings were checked"
-        source = FilesSource(self.config.source.manifests)
         async with self._listening(), Background() as tasks:
-            tasks.start(source.run(self), "source")
+            tasks.start(self.source.run(self), "source")
             tasks.start(self.certificate.keep_fresh(), "serving-certificate")
             stopped = tasks.run_once(stop.wait(), "stop")
             failed = tasks.run_once(tasks.failed(), "failed")
@@ -135,7 +137,8 @@ class Controller:
             *split_address(serve.metrics_listen), monitoring_routes(self.metrics, lambda: self.is_ready)
         )
         debug = HttpServer(
-            *split_address(serve.debug_listen), debug_routes(self.config, self.hub, self.captures, self.status)
+            *split_address(serve.debug_listen),
+            debug_routes(self.config, self.hub, self.captures, self.status, self.announced),
         )
         async with monitoring, debug:
             self.port = self.server.add_secure_port(serve.listen, self.certificate.credentials())

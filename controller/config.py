@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from mesh import setting_groups
 from mesh.identity import DEFAULT_TRUST_DOMAIN, Identity, InvalidIdentity
 from mesh.settings import load, setting
 
@@ -39,7 +40,9 @@ class ServeConfig:
         ("culvert-controller.culvert-system.svc", "localhost"), "DNS names in the serving certificate"
     )
     addresses: tuple[str, ...] = setting(("127.0.0.1", "::1"), "IP addresses in the serving certificate")
-    metrics_listen: str = setting("0.0.0.0:15014", "address:port of /metrics and /healthz/ready")
+    metrics_listen: str = setting(
+        "127.0.0.1:15014", "address:port of /metrics and /healthz/ready; no secrets there, but names of everything"
+    )
     debug_listen: str = setting("127.0.0.1:15016", "loopback address:port of /debug")
 
 
@@ -57,12 +60,12 @@ class Config:
     """`controller serve`."""
 
     state: Path = setting(meaning="directory of what the controller keeps: root, status, captures")
-    log_level: str = setting("info", "debug, info, warning or error")
     drain_s: float = setting(2.0, "how long calls may end after SIGTERM, seconds")
     source: SourceConfig = field(default_factory=SourceConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     authority: AuthorityConfig = field(default_factory=AuthorityConfig)
+    logs: setting_groups.Logs = field(default_factory=setting_groups.Logs)
 
     @classmethod
     def load(cls, argv: Sequence[str], env: Mapping[str, str]) -> "Config":
@@ -124,8 +127,7 @@ def _faults(config: Config) -> list[str]:
             faults.append(f"--addresses: {address!r} is not an IP address")
     if not config.mesh.root_namespace:
         faults.append("--root-namespace: is empty")
-    if config.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        faults.append(f"--log-level: {config.log_level!r} is none of debug, info, warning, error")
+    faults += config.logs.faults()
     if not 0 < config.authority.leaf_ttl_s <= config.authority.longest_leaf_ttl_s:
         faults.append("--leaf-ttl-s: must be above 0 and not above --longest-leaf-ttl-s")
     return faults

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from daemonset.config import Config
 from daemonset.enrolment import KernelFault
 from daemonset.lock import AnotherAgent
 from daemonset.programs import LoadFailed
-from mesh import settings
+from mesh import logs, settings
 from mesh.settings import setting
 
 FAULTS = (LoadFailed, KernelFault, AnotherAgent, app.SetReplaced, commands.CommandRefused, OSError)
@@ -36,9 +35,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         if argv and argv[0] in COMMANDS:
             return _command(argv[0], settings.load(CommandConfig, f"daemonset {argv[0]}", argv[1:], env))
         config = Config.load(argv, env)
-        logging.basicConfig(
-            level=config.logs.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        logs.start(config.logs.log_level, as_json=config.logs.log_format == "json")
         asyncio.run(app.run(config))
     except settings.HelpAsked as text:
         print(text)

@@ -58,14 +58,20 @@ class KernelNamespaces:
         return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The node that an agent works for."""
+
+    node: str
+    cookie: int  # of its own network namespace
+    istio_labels: bool = False  # whether istio.io/dataplane-mode is honoured
+
+
 class Agent:
     """Keeps a worker for every pod that is in the mesh, on its way in or on its way out."""
 
-    def __init__(
-        self, node: str, node_cookie: int, world: World, pace: Pace, namespaces: Namespaces, background: Background
-    ) -> None:
-        self._node = node
-        self._node_cookie = node_cookie
+    def __init__(self, here: Here, world: World, pace: Pace, namespaces: Namespaces, background: Background) -> None:
+        self._here = here
         self._world = world
         self._pace = pace
         self._namespaces = namespaces
@@ -130,7 +136,7 @@ class Agent:
             worker.lost(reason)
 
     def _place(self, pod: Pod) -> Refusal | None:
-        wish = wish_of(pod, self._snapshot.namespaces, self._node)
+        wish = wish_of(pod, self._snapshot.namespaces, self._here.node, istio_labels=self._here.istio_labels)
         worker = self._workers.get(pod.uid)
         if worker is None:
             if wish.refusal is not None and not wish.enrol:
@@ -171,7 +177,7 @@ class Agent:
         return None
 
     def _refuse(self, cookie: int) -> Refusal | None:
-        if cookie == self._node_cookie:
+        if cookie == self._here.cookie:
             return Refusal(RefusalKind.HOST_NETWORK, "the pod shares the node's network namespace")
         for other in self._workers.values():
             if other.cookie == cookie:

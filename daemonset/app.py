@@ -12,10 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemonset.agent import Agent, KernelNamespaces
+from daemonset.agent import Agent, Here, KernelNamespaces
 from daemonset.config import Config
 from daemonset.controller_link import ControllerLink
 from daemonset.enrolment import KernelFault, Pace, World
+from daemonset.fallback import FallbackGuard
 from daemonset.kernel import NodeKernel
 from daemonset.lock import only_agent
 from daemonset.pods import PodSource
@@ -106,11 +107,14 @@ async def _work(config: Config, status: Status, source: PodSource) -> None:
             world = World(kernel, ztunnels, reports, LoopClock(), count_connections, status.changed)
             enrolment = config.enrolment
             pace = Pace(enrolment.settle_s, enrolment.retry_first_s, enrolment.retry_max_s)
-            agent = Agent(config.place.node, node_cookie, world, pace, KernelNamespaces(), background)
+            here = Here(config.place.node, node_cookie, enrolment.istio_labels)
+            agent = Agent(here, world, pace, KernelNamespaces(), background)
             ztunnels.on_lost = agent.lost
             sources.agent, sources.kernel, sources.ztunnels, sources.reports = agent, kernel, ztunnels, reports
             parts = _Parts(agent, kernel, ztunnels, reports, background)
             background.start(ztunnels.failed(), "ztunnel server")
+            guard = FallbackGuard(kernel, ztunnels, world.clock, enrolment.fallback_s)
+            background.start(guard.run(), "fallback of pods")
             background.start(_follow(source, parts, status, enrolment.watch_pins_s), "pods")
             await background.failed()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mesh import settings
+from mesh import setting_groups, settings
 from mesh.settings import setting
 
 
@@ -18,14 +18,9 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class Control(setting_groups.Control):
     """The controller, which is told what is captured."""
 
-    controller: str = setting(meaning="host:port of the controller")
-    controller_name: str = setting(
-        "culvert-controller.culvert-system.svc", "DNS name that the controller's certificate must carry"
-    )
-    token: Path | None = setting(None, "file with a service account token, sent as bearer token; unset: none")
     cluster_id: str = setting("Kubernetes", "cluster of this node, sent along with the token")
 
 
@@ -33,8 +28,14 @@ class Control:
 class Enrolment:
     """How pods are enrolled and let go."""
 
+    istio_labels: bool = setting(False, "honour istio.io/dataplane-mode beside culvert.io/mesh")
     settle_s: float = setting(
         2.0, "after the controller has withdrawn a pod, 15008 stays open so long: peers apply the change"
+    )
+    fallback_s: float = setting(
+        5.0,
+        "when ztunnel has been away so long, no pod takes plain connections past it any more: longer than a restart, "
+        "short beside the time in which somebody relies on a new policy",
     )
     retry_first_s: float = setting(0.2, "pause after a failed step; doubles up to retry-max-s")
     retry_max_s: float = setting(30.0, "longest pause between two tries")
@@ -52,13 +53,6 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
-class Logs:
-    """What is written to standard error."""
-
-    log_level: str = setting("info", "debug, info, warning or error")
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """Culvert's node agent: enrols this node's pods and owns the node's eBPF programs and maps."""
 
@@ -66,7 +60,7 @@ class Config:
     control: Control = field(default_factory=Control)
     enrolment: Enrolment = field(default_factory=Enrolment)
     ports: Ports = field(default_factory=Ports)
-    logs: Logs = field(default_factory=Logs)
+    logs: setting_groups.Logs = field(default_factory=setting_groups.Logs)
 
     @property
     def key(self) -> str:
@@ -85,11 +79,10 @@ class Config:
 
 
 def _check(config: Config) -> list[str]:
-    host, _, port = config.control.controller.rpartition(":")
     enrolment = config.enrolment
     return [
-        "" if host and port.isdigit() else f"--controller: {config.control.controller!r} is not host:port",
-        "" if config.logs.log_level in ("debug", "info", "warning", "error") else "--log-level: not a level",
+        *config.control.faults(),
+        *config.logs.faults(),
         ""
         if 0 < enrolment.retry_first_s <= enrolment.retry_max_s
         else "--retry-first-s: takes 0 < it <= --retry-max-s",

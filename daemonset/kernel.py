@@ -90,6 +90,14 @@ class NodeKernel:
         with _named("release"):
             self._plane.unenrol(cookie)
 
+    def close_fallbacks(self) -> int:
+        """Have no pod reached past an absent ztunnel; how many could be until now. Raises KernelFault."""
+        with _named("fallback"):
+            found = self._plane.fallbacks()
+            for cookie in found:
+                self._plane.set_fallback(cookie, False)
+            return len(found)
+
     def held(self) -> Mapping[int, bool]:
         """Namespaces of which something is left in maps or links, by cookie; True: captured. Raises KernelFault."""
         with _named("pods in the kernel"):

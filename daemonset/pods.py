@@ -10,8 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from mesh.addresses import IPAddress
-
-MESH_LABEL = "culvert.io/mesh"
+from mesh.enrolment import asked_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +81,12 @@ class Wish:
     refusal: Refusal | None = None
 
 
-def wish_of(pod: Pod, namespaces: Mapping[str, Mapping[str, str]], node: str) -> Wish:
-    """The pod's own label wins over that of its namespace; without either a pod is left alone."""
-    own = pod.labels.get(MESH_LABEL)
-    label = own if own is not None else namespaces.get(pod.namespace, {}).get(MESH_LABEL)
-    if label in (None, "disabled"):
-        return Wish(enrol=False)
-    if label != "enabled":
-        text = f"label {MESH_LABEL}: {label!r} is neither enabled nor disabled"
-        return Wish(enrol=False, refusal=Refusal(RefusalKind.LABEL, text))
-    return Wish(enrol=True, refusal=_refusal(pod, node))
+def wish_of(pod: Pod, namespaces: Mapping[str, Mapping[str, str]], node: str, *, istio_labels: bool) -> Wish:
+    """What the labels of a pod and its namespace ask for (mesh.enrolment), and what stands against it."""
+    asked = asked_by(pod.labels, namespaces.get(pod.namespace, {}), istio_labels=istio_labels)
+    if asked.fault:
+        return Wish(enrol=False, refusal=Refusal(RefusalKind.LABEL, asked.fault))
+    return Wish(enrol=asked.enrol, refusal=_refusal(pod, node) if asked.enrol else None)
 
 
 def _refusal(pod: Pod, node: str) -> Refusal | None:

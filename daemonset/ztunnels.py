@@ -52,6 +52,7 @@ class Ztunnels:
         self._background = Background()
         self._listener: socket.socket | None = None
         self.on_lost: OnLost = lambda uid, reason: None
+        self._watching: list[tuple[bool, asyncio.Future[None]]] = []  # who waits for a ztunnel, or for none
 
     async def __aenter__(self) -> "Ztunnels":
         await self._background.__aenter__()
@@ -72,6 +73,13 @@ class Ztunnels:
     def is_ready(self) -> bool:
         """Whether the latest ztunnel has got its whole snapshot."""
         return bool(self._sessions) and self._sessions[-1].protocol.is_live
+
+    def until(self, *, present: bool) -> asyncio.Future[None]:
+        """Done when there is a ztunnel, or with False when there is none."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watching.append((present, future))
+        self._tell_watchers()
+        return future
 
     def open(self) -> None:
         """Listen. Every pod must have been wanted before: a ztunnel drops those that its snapshot does not name."""
@@ -146,6 +154,7 @@ class Ztunnels:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise SessionEnded(f"{MAX_SESSIONS} ztunnels are connected already")
             self._sessions.append(session)
+            self._tell_watchers()
             log.info("ztunnel connected, %d pods to hand over", len(self._wanted))
             for uid, wanted in self._wanted.items():
                 session.ask(uid, wanted)
@@ -161,6 +170,7 @@ class Ztunnels:
             return
         was_latest = self._sessions[-1] is session
         self._sessions.remove(session)
+        self._tell_watchers()
         session.abandon()
         if not was_latest:
             return
@@ -170,6 +180,13 @@ class Ztunnels:
                 self.on_lost(uid, AWAY if not self._sessions else "the latest ztunnel has left, asking the one before")
             elif self._sessions:
                 self._sessions[-1].ask(uid, wanted)
+
+    def _tell_watchers(self) -> None:
+        is_present = bool(self._sessions)
+        for wanted, future in self._watching:
+            if wanted is is_present and not future.done():
+                future.set_result(None)
+        self._watching = [(wanted, future) for wanted, future in self._watching if not future.done()]
 
     def _answered(self, session: "_Session", uid: str, error: str) -> None:
         """A ztunnel has acknowledged an Add; only the latest one's word counts."""

@@ -5,20 +5,26 @@ What the agent says of its pods is read from the status file it keeps; nothing i
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from daemonset.pods import MESH_LABEL
 from lab.nodes import Node
 from lab.paths import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class MeshRules:
+    """What the mesh means for the pods of a lab."""
+
+    hold: bool  # a pod that asks for the mesh waits until it is captured: there is somebody who captures
+    istio_labels: bool = False
+
 
 LOOK_EVERY_S = 0.05
 # The agent will not take the pod as it is: it runs outside the mesh and the status says why.
 REFUSED = "refused"
-
-
-def asks_for_mesh(pod_labels: Mapping[str, str], namespace_labels: Mapping[str, str]) -> bool:
-    """Whether the labels of a pod, else of its namespace, enrol it."""
-    return pod_labels.get(MESH_LABEL, namespace_labels.get(MESH_LABEL)) == "enabled"
+# Not captured any more; peers that have not heard of it yet are still served.
+LET_GO = ("draining", "drained", REFUSED)
 
 
 def row_of(node: Node, uid: str) -> dict[str, Any] | None:
@@ -33,6 +39,11 @@ def row_of(node: Node, uid: str) -> dict[str, Any] | None:
 def is_decided(row: Mapping[str, Any] | None) -> bool:
     """Whether the pod is captured, or never will be."""
     return row is not None and (bool(row.get("captured")) or row.get("state") == REFUSED)
+
+
+def is_let_go(row: Mapping[str, Any] | None) -> bool:
+    """Whether new connections of a pod that does not ask for the mesh pass by it."""
+    return row is None or (not row.get("captured") and row.get("state") in LET_GO)
 
 
 def describe(row: Mapping[str, Any] | None) -> str:

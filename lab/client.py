@@ -114,7 +114,7 @@ def take_down(lab: str) -> list[str]:
 
 
 def wait_ready(lab: str, timeout_s: float, progress: Callable[[str], None], only: set[str] | None = None) -> list[str]:
-    """Wait for pods to become ready or finished; returns the reasons of those that are not, one line each."""
+    """Wait for pods to become ready or finished, and for every node to know; returns what is missing, a line each."""
     deadline = time.monotonic() + timeout_s
     shown: set[str] = set()
     while True:
@@ -126,16 +126,49 @@ def wait_ready(lab: str, timeout_s: float, progress: Callable[[str], None], only
                 shown.add(_path(pod))
                 progress(f"pod {_path(pod)} on {pod['node']} is {_word(pod)} ({', '.join(pod['ips'])})")
         waiting = [pod for pod in pods if not is_settled(pod)]
-        components = status["mesh"]["waiting_for"] if only is None else []
-        if not (waiting or components) or time.monotonic() > deadline:
+        others = status["mesh"]["waiting_for"] if only is None else []
+        if not (waiting or others):
+            others = not_announced(lab)
+        if not (waiting or others) or time.monotonic() > deadline:
             failed = [pod for pod in pods if pod["phase"] == "Failed"]
-            return [f"pod {_path(pod)} on {pod['node']}: {why(pod)}" for pod in (*waiting, *failed)] + components
+            return [f"pod {_path(pod)} on {pod['node']}: {why(pod)}" for pod in (*waiting, *failed)] + others
         time.sleep(0.1)
+
+
+def wait_labelled(lab: str, timeout_s: float, is_meant: Callable[[dict[str, Any]], bool]) -> list[str]:
+    """Wait for the pods that are meant to be captured or let go as their labels ask, and for every node to know."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        pods = [pod for pod in order(lab, "status")["pods"] if is_meant(pod) and not pod["away"]]
+        waiting = [f"pod {_path(pod)} on {pod['node']}: {why(pod)}" for pod in pods if not is_in_mesh_as_asked(pod)]
+        missing = waiting or not_announced(lab)
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(0.1)
+
+
+def not_announced(lab: str) -> list[str]:
+    """What of a lab's pods, services and policies some node does not know yet, one line each; waits a moment."""
+    found: list[str] = order(lab, "announced")["waiting_for"]
+    return found
+
+
+def wait_announced(lab: str, timeout_s: float) -> list[str]:
+    """Wait until every node knows all objects as they are now; returns what is missing when time is over."""
+    deadline = time.monotonic() + timeout_s
+    while (missing := not_announced(lab)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return missing
 
 
 def is_settled(pod: dict[str, Any]) -> bool:
     """Whether nothing more is to be waited for."""
     return pod["phase"] in ("Succeeded", "Failed") or (pod["ready"] and pod["mesh"].get("settled", True))
+
+
+def is_in_mesh_as_asked(pod: dict[str, Any]) -> bool:
+    """Whether a pod is captured or let go as its labels ask; of one that does not run nothing is asked."""
+    return pod["phase"] != "Running" or bool(pod["mesh"].get("settled", True))
 
 
 def why(pod: dict[str, Any]) -> str:

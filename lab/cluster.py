@@ -12,9 +12,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from lab import names
+from lab.capture import MeshRules
 from lab.cleanup import key_fault
 from lab.dns import CLUSTER_DOMAIN
-from lab.endpoints import service_names, service_ports
+from lab.endpoints import ServiceName, ServicePort, service_names, service_ports
 from lab.manifests import CLUSTER_SCOPED, NOT_RUN, Manifest, Ref, envelope_fault, normalise, ref_of
 from lab.network import Network
 from lab.paths import LabPaths
@@ -46,7 +47,7 @@ class Cluster:
     """All objects of a lab and what follows from them."""
 
     def __init__(
-        self, paths: LabPaths, network: Network, node_added: NodeAdded, hold_for_mesh: bool, machines: Machines
+        self, paths: LabPaths, network: Network, node_added: NodeAdded, mesh_rules: MeshRules, machines: Machines
     ) -> None:
         self._paths = paths
         self._store = Store(paths)
@@ -54,7 +55,7 @@ class Cluster:
         self._node_added = node_added
         self._addresses = ServiceAddresses()
         self._stale = asyncio.Event()
-        self.pods = PodSet(paths, self._store, network, self._stale.set, hold_for_mesh, machines)
+        self.pods = PodSet(paths, self._store, network, self._stale.set, mesh_rules, machines)
 
     async def keep_services(self) -> None:
         """Work services out anew after every change; lasts as long as the lab."""
@@ -66,11 +67,18 @@ class Cluster:
 
     async def publish_services(self) -> None:
         """Show all nodes the services as they are now."""
+        await self._network.publish(self._services_now)
+
+    async def until_services_are_shown(self) -> None:
+        """Return when rules and names of every local node are those of the services as they are now."""
+        await self.publish_services()
+        await self._network.until_names_are_read()
+
+    def _services_now(self) -> tuple[list[ServicePort], list[ServiceName]]:
         services, pods = self._store.of_kind("Service"), self._store.of_kind("Pod")
         slices = self._store.of_kind("EndpointSlice")
-        await self._network.publish(
-            service_ports(services, pods, slices), service_names(services, pods, slices, CLUSTER_DOMAIN)
-        )
+        ports = service_ports(services, pods, slices)
+        return ports, service_names(services, pods, slices, CLUSTER_DOMAIN)
 
     async def apply(self, manifests: Iterable[Manifest]) -> list[Outcome]:
         """Take objects in the order in which they depend on each other."""

@@ -40,6 +40,7 @@ class Settings:
     root_namespace: str = "culvert-system"
     istio_labels: bool = False
     ztunnel_args: tuple[str, ...] = ()
+    agent_args: tuple[str, ...] = ()
     controller_args: tuple[str, ...] = ()
 
     @classmethod
@@ -68,6 +69,7 @@ def controller(paths: LabPaths, settings: Settings) -> list[str]:
         f"--manifests={paths.manifests}",
         f"--state={paths.controller_state}",
         f"--listen={plan.CONTROLLER4}:{CONTROL_PORT}",
+        f"--metrics-listen={plan.CONTROLLER4}:{READY_PORTS[CONTROLLER]}",
         f"--trust-domain={settings.trust_domain}",
         f"--root-namespace={settings.root_namespace}",
         f"--cluster-domain={CLUSTER_DOMAIN}",
@@ -90,9 +92,10 @@ def credential(paths: LabPaths, settings: Settings, node: str, folder: Path) -> 
     ]
 
 
-def agent(node: Node) -> list[str]:
+def agent(node: Node, settings: Settings) -> list[str]:
     """The node agent."""
-    return [*_python(PACKAGES[AGENT]), *_node_arguments(node)]
+    istio = ["--istio-labels"] if settings.istio_labels else []
+    return [*_python(PACKAGES[AGENT]), *_node_arguments(node), *istio, *settings.agent_args]
 
 
 def ztunnel(node: Node, settings: Settings) -> list[str]:

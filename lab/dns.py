@@ -9,6 +9,8 @@ from lab.plan import DNS4
 CLUSTER_DOMAIN = "cluster.local"
 # A SIGHUP that finds dnsmasq still starting would end it.
 SETTLE_S = 0.5
+# What the marker of a generation of names resolves to; nobody connects there (RFC 5737).
+MARKER_IP = "192.0.2.1"
 
 
 def command(hosts: Path) -> list[str]:
@@ -35,7 +37,7 @@ def command(hosts: Path) -> list[str]:
 
 
 def hosts(names: Iterable[ServiceName]) -> str:
-    """The names in the form of /etc/hosts."""
+    """The names in the form of /etc/hosts, without the marker of a generation (lab.resolving)."""
     return "".join(f"{ip} {name.name}\n" for name in names for ip in name.ips)
 
 

@@ -29,8 +29,13 @@ FORWARDED = (
     signal.SIGALRM,
     signal.SIGCONT,
 )
+# Ctrl-Z: the command is in a session of its own, where the kernel would ignore this; so it is stopped outright.
+SUSPENDED = signal.SIGTSTP
 # Nobody else sends it: the kernel tells the guard by it that the caller is dead.
 CALLER_DIED = signal.SIGRTMAX - 3
+
+# How many names an error lists: near ones, or all there are.
+MOST_NEAR, MOST_SHOWN = 3, 10
 
 END_OF_INPUT = b"\x04"  # what a terminal makes of Ctrl-D
 CHUNK_BYTES = 64 * 1024
@@ -65,9 +70,7 @@ def find(lab: str, target: str, container: str | None) -> Target:
     if entry is not None and "elsewhere" in entry:
         raise NoSuchTarget(f"pod {target} runs on {entry['elsewhere']}, which is another machine: say this there")
     if entry is None or entry["pid"] is None:
-        raise NoSuchTarget(
-            f"no pod {namespace or 'default'}/{name} runs in lab {lab!r} (`culvert lab status` shows all)"
-        )
+        raise NoSuchTarget(f"no pod {namespace or 'default'}/{name} runs in lab {lab!r}{_near(own, target)}")
     containers = entry["containers"]
     if container is not None and container not in containers:
         raise NoSuchTarget(f"pod {target} has no container {container!r}, only {', '.join(containers)}")
@@ -83,6 +86,23 @@ def find(lab: str, target: str, container: str | None) -> Target:
     )
 
 
+def _near(own: LabPaths, target: str) -> str:
+    """What may have been meant: pods of that name elsewhere, or with a name or path like it."""
+    import difflib  # noqa: PLC0415  only a wrong name needs it
+
+    known = sorted(entry.stem.replace("_", "/", 1) for entry in own.pods.glob("*.json"))
+    name = target.rpartition("/")[2]
+    same = [path for path in known if path.rpartition("/")[2] == name]
+    alike = difflib.get_close_matches(target, known, MOST_NEAR) + [
+        path for path in known if difflib.get_close_matches(name, [path.rpartition("/")[2]], 1)
+    ]
+    found = list(dict.fromkeys((*same, *alike)))[:MOST_NEAR]
+    if found:
+        return f"; did you mean {' or '.join(found)}?"
+    shown = ", ".join(known[:MOST_SHOWN]) + (f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else "")
+    return f"; these do: {shown}" if known else "; none does"
+
+
 def run(target: Target, argv: list[str], terminal: bool) -> int:
     """Run a command and return its exit status; 128 + n when signal n ended it. Raises NoSuchTarget."""
     env = dict(target.env)
@@ -93,7 +113,7 @@ def run(target: Target, argv: list[str], terminal: bool) -> int:
     master, slave = os.openpty() if terminal else (-1, -1)
     if terminal:
         _copy_size(master)
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGWINCH))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, SUSPENDED, signal.SIGWINCH))
     caller = os.getpid()
     guard = os.fork()
     if guard == 0:
@@ -105,6 +125,7 @@ def run(target: Target, argv: list[str], terminal: bool) -> int:
             os.close(fd)
     for number in FORWARDED:
         signal.signal(number, lambda got, _: _send(guard, got))
+    signal.signal(SUSPENDED, lambda *_: _suspend(guard))
     if terminal:
         signal.signal(signal.SIGWINCH, lambda *_: _copy_size(master))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -171,8 +192,14 @@ def _stand_guard(command: int) -> NoReturn:
             os.killpg(command, number)
 
     signal.signal(CALLER_DIED, end_all)
+
+    def suspend(*_: object) -> None:
+        forward(signal.SIGSTOP, None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
     for number in FORWARDED:
         signal.signal(number, forward)
+    signal.signal(SUSPENDED, suspend)
     for fd in (0, 1, 2):  # the command's alone: a reader must see the end when the command closes them
         os.close(fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -196,7 +223,7 @@ def _become(target: Target, argv: list[str], env: dict[str, str], fds: tuple[int
         launch.become_user(target.uid, target.gid)
     except OSError as error:
         launch.fail(str(error), 1)
-    launch.reset_signals((*FORWARDED, signal.SIGWINCH, CALLER_DIED))
+    launch.reset_signals((*FORWARDED, SUSPENDED, signal.SIGWINCH, CALLER_DIED))
     launch.execute(argv, env)
 
 
@@ -265,6 +292,12 @@ def _pass_on(master: int) -> bool:
     while data:
         data = data[os.write(1, data) :]
     return True
+
+
+def _suspend(guard: int) -> None:
+    """Stop as everything that a terminal starts does; the guard has perhaps not been told."""
+    _send(guard, SUSPENDED)
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _send(pid: int, number: int) -> None:

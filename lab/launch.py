@@ -7,7 +7,7 @@ survives exec, and for a pod's first process the kernel then ends the whole proc
 Exit status when the program cannot be started: 125 namespaces or mounts, 126 not executable, 127 not found.
 """
 
-# ruff: noqa: PTH102, PTH101, PTH103, PTH106, PTH110, PTH112, PTH120, PTH123 -- importing pathlib doubles the start
+# ruff: noqa: PTH101, PTH102, PTH103, PTH106, PTH110, PTH112, PTH118, PTH120, PTH123 -- pathlib doubles the start
 
 import ctypes
 import json
@@ -83,12 +83,23 @@ def reset_signals(also: tuple[int, ...] = ()) -> None:
 
 def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     """Become the program, found in the PATH of `env`; exits 126 or 127 with a sentence when that fails."""
+    if not argv[0]:
+        fail("the command is an empty word: not found", 127)
     try:
         os.execvpe(argv[0], argv, env)
     except FileNotFoundError:
+        if is_there(argv[0], env):
+            fail(f"{argv[0]}: is there, but the interpreter or loader that it names is not", 126)
         fail(f"{argv[0]}: not found", 127)
     except OSError as error:
         fail(f"{argv[0]}: {error.strerror}", 126)
+
+
+def is_there(program: str, env: dict[str, str]) -> bool:
+    """Whether the file exists that a command stands for."""
+    if "/" in program:
+        return os.path.exists(program)
+    return any(os.path.exists(os.path.join(folder, program)) for folder in env.get("PATH", os.defpath).split(":"))
 
 
 def fail(sentence: str, status: int) -> NoReturn:

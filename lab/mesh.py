@@ -6,10 +6,11 @@ A component that this installation lacks is reported and the rest runs.
 import asyncio
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import components, plan, probing
+from lab import announcement, components, plan, probing
 from lab.ask import Refused
 from lab.components import AGENT, CONTROLLER, ZTUNNEL, Settings
 from lab.network import Network
@@ -51,7 +52,7 @@ class Mesh:
     async def add_node(self, node: Node, background: Background) -> None:
         """Start a node's agent and ztunnel, with the credentials they present to the controller."""
         logs = self._paths.logs / "nodes" / node.name
-        commands = {AGENT: components.agent(node), ZTUNNEL: components.ztunnel(node, self._settings)}
+        commands = {AGENT: components.agent(node, self._settings), ZTUNNEL: components.ztunnel(node, self._settings)}
         if self._has_controller and CONTROLLER not in self._missing:
             await self._issue(node.name, node.runtime / "credentials")
             background.start(self._renew(node), f"credentials of {node.name}")
@@ -83,6 +84,13 @@ class Mesh:
         """What does not work yet, one line each; asked of the components themselves."""
         found = await asyncio.gather(*(self._fault(name) for name in self._running))
         return [f"{name}: {fault}" for name, fault in zip(self._running, found, strict=True) if fault]
+
+    async def not_announced(self, pods: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What of the lab's pods is not known to every node yet; only who runs the controller can say."""
+        if CONTROLLER not in self._running or self._missing:
+            return []
+        nodes = [node.name for node in self._network.local_nodes]
+        return await announcement.missing(self._network.fabric_path, nodes, pods)
 
     async def _fault(self, name: str) -> str | None:
         node, _, component = name.rpartition("/")

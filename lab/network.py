@@ -2,9 +2,10 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
-from lab import dns, namespaces, nftables, wire
+from lab import dns, namespaces, nftables, resolving, wire
 from lab.endpoints import ServiceName, ServicePort
 from lab.nodes import Node
 from lab.paths import LabPaths, write_text
@@ -26,6 +27,9 @@ class Network:
         self.nodes: dict[str, Node] = {}
         self.name_servers: dict[str, Supervised] = {}
         self._rules: dict[str, str] = {}
+        self._names = ""
+        self._generation = 0  # of the names; each has a name of its own in the file
+        self._publishing = asyncio.Lock()
         self._fabric_is_routed = False
         self.fabric = record.claim_netns(FABRIC)
 
@@ -53,7 +57,7 @@ class Network:
         self._fabric_is_routed = has_controller
         await asyncio.to_thread(lambda: make(namespaces.create(self.fabric), self._mtu, has_controller))
         self._record.name(FABRIC, self.fabric)
-        write_text(self._paths.scratch, self._hosts, "")
+        self._write_names("")
 
     async def add_remote_node(self, name: str, index: int | None = None) -> Node:
         """Have the local nodes reach a node of another machine."""
@@ -75,14 +79,29 @@ class Network:
         self.name_servers[name] = Supervised(f"dns on {name}", order, log)
         return node
 
-    async def publish(self, ports: list[ServicePort], service_names: list[ServiceName]) -> None:
-        """Show every node the services as they are now; nodes whose view is the same are left alone."""
-        text = dns.hosts(service_names)
-        if self._hosts.read_text() != text:
-            write_text(self._paths.scratch, self._hosts, text)
-            for server in self.name_servers.values():
-                server.signal_when_settled(signal.SIGHUP, dns.SETTLE_S)
-        await asyncio.gather(*(self._publish_rules(node, ports) for node in self.local_nodes))
+    async def publish(self, view: Callable[[], tuple[list[ServicePort], list[ServiceName]]]) -> None:
+        """Show every node the services as they are now; nodes whose view is the same are left alone.
+
+        `view` is asked when it is this call's turn, so that an older view never comes after a newer one.
+        """
+        async with self._publishing:
+            ports, service_names = view()
+            text = dns.hosts(service_names)
+            if self._names != text:
+                self._write_names(text)
+                for server in self.name_servers.values():
+                    server.signal_when_settled(signal.SIGHUP, dns.SETTLE_S)
+            await asyncio.gather(*(self._publish_rules(node, ports) for node in self.local_nodes))
+
+    async def until_names_are_read(self) -> None:
+        """Return when the name server of every local node answers with the names that were published last."""
+        servers = [node for node in self.local_nodes if node.name in self.name_servers]
+        await asyncio.gather(*(resolving.until_read(node.netns, lambda: self._generation) for node in servers))
+
+    def _write_names(self, text: str) -> None:
+        self._names = text
+        self._generation += 1
+        write_text(self._paths.scratch, self._hosts, f"{dns.MARKER_IP} {resolving.marker(self._generation)}\n{text}")
 
     async def _publish_rules(self, node: Node, ports: list[ServicePort]) -> None:
         text = nftables.render(node.plan, ports)

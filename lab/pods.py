@@ -6,6 +6,7 @@ all of them, also when the supervisor is killed.
 
 import asyncio
 import os
+import pwd
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -254,7 +255,18 @@ class PodRun:
         return spawn(order, log, self._pid_namespace)
 
     def _environment(self, container: Container) -> dict[str, str]:
-        return {**BASE_ENVIRONMENT, "HOSTNAME": self.spec.hostname, **dict(container.env)}
+        own = {"HOSTNAME": self.spec.hostname, "HOME": home_of(container.uid)}
+        return {**BASE_ENVIRONMENT, **own, **dict(container.env)}
+
+
+def home_of(uid: int | None) -> str:
+    """The home of a user as a container runtime finds it: in the user database, else the root directory."""
+    if uid is None:
+        return BASE_ENVIRONMENT["HOME"]
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return "/"
 
 
 def _truth(value: bool) -> str:

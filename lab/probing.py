@@ -12,6 +12,8 @@ from lab.podspec import Probe
 from mesh import netns
 
 USER_AGENT = "kube-probe/1.34"
+# What a component says of thousands of pods.
+MAX_BODY_BYTES = 32 << 20
 
 
 async def connect(node: Path, ip: str, port: int) -> socket.socket:
@@ -33,6 +35,23 @@ async def tcp_fault(node: Path, ip: str, port: int) -> str | None:
     except OSError as error:
         return f"TCP {ip}:{port}: {_why(error)}"
     return None
+
+
+async def http_get(node: Path, ip: str, port: int, target: str) -> bytes:
+    """The body of a 200 answer; raises OSError for anything else."""
+    loop = asyncio.get_running_loop()
+    with await connect(node, ip, port) as sock:
+        await loop.sock_sendall(sock, f"GET {target} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n".encode())
+        answer = bytearray()
+        while chunk := await loop.sock_recv(sock, 64 * 1024):
+            answer += chunk
+            if len(answer) > MAX_BODY_BYTES:
+                raise OSError(f"GET {target}: the answer has more than {MAX_BODY_BYTES} bytes")
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    status = head.partition(b"\r\n")[0].split()
+    if len(status) < 2 or status[1] != b"200":
+        raise OSError(f"GET {target}: {head.partition(chr(13).encode())[0].decode(errors='replace') or 'no answer'}")
+    return body
 
 
 async def http_fault(node: Path, ip: str, port: int, probe: Probe) -> str | None:

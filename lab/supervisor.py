@@ -18,6 +18,7 @@ from typing import Any
 
 from lab import cleanup, components
 from lab.ask import Refused
+from lab.capture import MeshRules
 from lab.cluster import Cluster, parse_ref
 from lab.components import Settings
 from lab.control import ControlServer
@@ -46,6 +47,8 @@ EXPECTED = (InvalidToken, JoinRefused, LabEnded, LinkLost, OSError)
 
 # `lab down` is not a rolling update: programs get a moment to write what they must.
 DOWN_GRACE_S = 2.0
+# Rules and names of a node follow within milliseconds; a name server that has just started, in half a second.
+SERVICES_SHOWN_S = 3.0
 
 
 class Supervisor:
@@ -60,8 +63,9 @@ class Supervisor:
         self._mesh = Mesh(self._paths, self._network, settings, has_controller=entered is None) if with_mesh else None
         # Without an agent or a ztunnel nothing is ever captured, and a pod would wait for ever.
         hold = self._mesh is not None and self._mesh.is_complete
+        rules = MeshRules(hold, settings.istio_labels)
         machines = Machines()
-        self._cluster = Cluster(self._paths, self._network, self._add_node, hold, machines)
+        self._cluster = Cluster(self._paths, self._network, self._add_node, rules, machines)
         self._background = Background()
         self._down = asyncio.Event()
         self._joined = Joined(entered, self._cluster, self._network) if entered else None
@@ -177,6 +181,7 @@ class Supervisor:
             "label": self._label if here else self._refer,
             "get": self._get,
             "status": self._status,
+            "announced": self._announced,
             "restart": self._restart,
             "down": self._take_down,
         }
@@ -252,6 +257,16 @@ class Supervisor:
             "pods": self._cluster.pods.summaries(),
             "services": self._cluster.services(),
         }
+
+    async def _announced(self, order: dict[str, Any]) -> dict[str, Any]:
+        """What is not known everywhere yet; waits a moment for it."""
+        try:
+            async with asyncio.timeout(SERVICES_SHOWN_S):
+                await self._cluster.until_services_are_shown()
+        except TimeoutError:
+            return {"waiting_for": ["services: some node's name server does not answer with them yet"]}
+        pods = self._cluster.pods.summaries()
+        return {"waiting_for": await self._mesh.not_announced(pods) if self._mesh is not None else []}
 
     def _span_status(self) -> dict[str, Any]:
         if self._home is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import capture, names
+from lab.capture import MeshRules
 from lab.manifests import Manifest, Ref, ref_of
 from lab.network import Network
 from lab.nodes import Node
@@ -26,6 +27,7 @@ from lab.services import InvalidObject
 from lab.span.machines import Machines
 from lab.span.remote import RemotePod
 from lab.store import Store
+from mesh.enrolment import asked_by
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +53,12 @@ class PodSet:
         store: Store,
         network: Network,
         changed: Callable[[], None],
-        hold_for_mesh: bool,
+        mesh_rules: MeshRules,
         machines: Machines,
     ) -> None:
         self._machines = machines
         machines.changed = self._show_all_of
-        self._hold_for_mesh = hold_for_mesh
+        self._mesh_rules = mesh_rules
         self._paths = paths
         self._store = store
         self._network = network
@@ -142,6 +144,7 @@ class PodSet:
                 {
                     "namespace": ref.namespace,
                     "name": ref.name,
+                    "uid": pod.run.identity.uid,
                     "node": pod.run.identity.node.name,
                     "phase": "Terminating" if pod.ending else status["phase"],
                     "ready": not pod.ending and _is_ready(status),
@@ -181,11 +184,11 @@ class PodSet:
     def _mesh_state(self, ref: Ref, pod: _Pod) -> dict[str, Any]:
         if isinstance(pod.run, RemotePod):
             return pod.run.mesh_state()
-        if not self._hold_for_mesh:
+        if not self._mesh_rules.hold:
             return {"asked": False, "state": "", "reason": ""}
         row = capture.row_of(pod.run.identity.node, pod.run.identity.uid)
         asked = self._asks_for_mesh(ref)
-        settled = capture.is_decided(row) if asked else row is None
+        settled = capture.is_decided(row) if asked else capture.is_let_go(row)
         found = row or {}
         return {"asked": asked, "settled": settled, "state": found.get("state", ""), "reason": found.get("reason", "")}
 
@@ -283,7 +286,7 @@ class PodSet:
                 await asyncio.wait([setting_up])
                 raise
         self._publish(ref, run)
-        if self._hold_for_mesh and not run.spec.host_network:
+        if self._mesh_rules.hold and not run.spec.host_network:
             await capture.until_decided(
                 run.identity.node, run.identity.uid, lambda: self._asks_for_mesh(ref), run.wait_for
             )
@@ -291,7 +294,8 @@ class PodSet:
     def _asks_for_mesh(self, ref: Ref) -> bool:
         namespace = self._store.get(Ref("Namespace", "", ref.namespace))
         labels = namespace["metadata"]["labels"] if namespace is not None else {}
-        return capture.asks_for_mesh(self._pods[ref].manifest["metadata"]["labels"], labels)
+        own = self._pods[ref].manifest["metadata"]["labels"]
+        return asked_by(own, labels, istio_labels=self._mesh_rules.istio_labels).enrol
 
     async def _finish(self, ref: Ref, run: PodRun | RemotePod) -> None:
         self._paths.pod_entry(ref.namespace, ref.name).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
 
 
 def _time(record: logging.LogRecord) -> str:

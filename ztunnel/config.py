@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mesh import settings
+from mesh import setting_groups, settings
 from mesh.identity import DEFAULT_TRUST_DOMAIN
 from mesh.settings import setting
 
@@ -28,14 +28,9 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class Control(setting_groups.Control):
     """The controller, for configuration and certificates."""
 
-    controller: str = setting(meaning="host:port of the controller (delta xDS and CA)")
-    controller_name: str = setting(
-        "culvert-controller.culvert-system.svc", "DNS name that the controller's certificate must carry"
-    )
-    token: Path | None = setting(None, "file with a service account token, sent as bearer token; unset: none")
     certificate_ttl_s: int = setting(86400, "lifetime asked for workload certificates, seconds")
     start_timeout_s: float = setting(0.0, "give up when not ready after so many seconds; 0: wait for ever")
 
@@ -75,11 +70,9 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
-class Logs:
-    """What is written to standard output."""
+class Logs(setting_groups.Logs):
+    """The process log, on standard error, and the access log, on standard output; both in one format."""
 
-    log_level: str = setting("info", "debug, info, warning or error")
-    log_format: str = setting("text", "text or json, for the access log and the process log")
     access_log: bool = setting(True, "one line per connection, at its end")
 
 
@@ -105,13 +98,8 @@ class Config:
 
 
 def _check(config: Config) -> Iterator[str]:
-    host, _, port = config.control.controller.rpartition(":")
-    if not (host and _is_port(port)):
-        yield f"--controller: {config.control.controller!r} is not host:port"
-    if config.logs.log_format not in ("text", "json"):
-        yield f"--log-format: {config.logs.log_format!r} is not known"
-    if config.logs.log_level not in ("debug", "info", "warning", "error"):
-        yield "--log-level: not a level"
+    yield from config.control.faults()
+    yield from config.logs.faults()
     for name in ("admin_port", "metrics_port", "ready_port"):
         if getattr(config.ports, name) > _MAX_PORT:
             yield f"{_flag(name)}: not a port"
@@ -132,7 +120,3 @@ def _check_bounds(bounds: DataPath) -> Iterator[str]:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and 0 < int(text) <= _MAX_PORT

@@ -16,6 +16,8 @@ class _AfterDashes(click.Command):
             at = args.index("--")
             ctx.meta["argv"] = args[at + 1 :]
             args = args[:at]
+        elif args and "--help" not in args:
+            raise click.UsageError("the command stands behind --: culvert lab exec NS/POD -- CMD ARGS...", ctx)
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:

@@ -1,7 +1,9 @@
 """`culvert lab apply`, `delete`, `get`, `label`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,16 +12,19 @@ from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from lab import client, manifests
 from lab.choice import LabError, choose
 
+# What is deleted is gone here whatever happens; nodes that do not hear of it in this time are named.
+DELETED_EVERYWHERE_S = 10.0
+
 
 @click.command()
 @click.option("-f", "--file", "sources", required=True, multiple=True, metavar="FILE|DIR|-",
               help="Manifests; - is standard input. May be given more than once.")  # fmt: skip
 @click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS",
-              help="How long to wait for pods that were applied; 0: do not wait.")  # fmt: skip
+              help="How long to wait for applied pods, and for every node to know; 0: do not wait.")  # fmt: skip
 @lab_option
 @json_option
 def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_json: bool) -> None:
-    r"""Create or change objects from manifests, and wait for the pods among them.
+    r"""Create or change objects from manifests; wait for the pods among them, and until every node knows.
 
     A pod whose spec differs is replaced; changed labels and annotations take effect in place.
 
@@ -43,7 +48,7 @@ def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_jso
         outcomes = client.order(lab, "apply", 60 + timeout, objects=objects)["outcomes"]
         refused = report(outcomes)
         pods = {o["object"].removeprefix("Pod ") for o in outcomes if o["object"].startswith("Pod ")}
-        not_ready = client.wait_ready(lab, timeout, lambda _: None, pods) if timeout and pods else []
+        not_ready = client.wait_ready(lab, timeout, lambda _: None, pods) if timeout else []
     except LabError as error:
         fail(str(error))
     if as_json:
@@ -73,6 +78,8 @@ def delete(kind: str, path: str, grace: float | None, lab_name: str | None) -> N
         lab = choose(lab_name)
         done = client.order(lab, "delete", 120, kind=kind, path=path, grace_s=grace)
         click.echo(f"{done['object']} {'deleted' if done['gone'] else 'will be deleted when its machine is back'}")
+        for line in client.wait_announced(lab, DELETED_EVERYWHERE_S):
+            complain(f"not everywhere yet: {line}")
     except LabError as error:
         fail(str(error))
 
@@ -99,9 +106,11 @@ def get(kind: str | None, path: str | None, lab_name: str | None) -> None:
 @click.argument("kind")
 @click.argument("path", metavar="[NS/]NAME")
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+@click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS",
+              help="How long to wait until the pods and every node have followed; 0: do not wait.")  # fmt: skip
 @lab_option
-def label(kind: str, path: str, changes: tuple[str, ...], lab_name: str | None) -> None:
-    r"""Set labels with KEY=VALUE, remove them with KEY-.
+def label(kind: str, path: str, changes: tuple[str, ...], timeout: float, lab_name: str | None) -> None:
+    r"""Set labels with KEY=VALUE, remove them with KEY-; wait until the mesh has followed.
 
     \b
     culvert lab label namespace shop culvert.io/mesh=enabled
@@ -114,9 +123,26 @@ def label(kind: str, path: str, changes: tuple[str, ...], lab_name: str | None) 
             raise click.UsageError(f"{change!r} is neither KEY=VALUE nor KEY-")
         wanted[key if equals else change[:-1]] = value if equals else None
     try:
-        outcome = client.order(choose(lab_name), "label", kind=kind, path=path, changes=wanted)
+        lab = choose(lab_name)
+        outcome = client.order(lab, "label", kind=kind, path=path, changes=wanted)
+        if outcome["outcome"] == "refused":
+            fail(f"{outcome['object']}: {outcome['reason']}")
+        missing = client.wait_labelled(lab, timeout, _labelled(outcome["object"])) if timeout else []
     except LabError as error:
         fail(str(error))
-    if outcome["outcome"] == "refused":
-        fail(f"{outcome['object']}: {outcome['reason']}")
     click.echo(f"{outcome['object']} {outcome['outcome']}")
+    for line in missing:
+        complain(f"not done yet: {line}")
+    sys.exit(1 if missing else 0)
+
+
+def _labelled(object_name: str) -> Callable[[dict[str, Any]], bool]:
+    """Which pods a label on an object speaks for, by their entries in `lab status`."""
+    kind, _, path = object_name.partition(" ")
+
+    def is_meant(pod: dict[str, Any]) -> bool:
+        if kind == "Namespace":
+            return bool(pod["namespace"] == path)
+        return kind == "Pod" and f"{pod['namespace']}/{pod['name']}" == path
+
+    return is_meant

@@ -77,6 +77,10 @@ class Stream:
             return True
         return self._feeds[type_url].is_drained and self._publisher.is_settled(type_url)
 
+    def has_taken(self, type_url: str, revision: int) -> bool:
+        """The node wants the type and has acknowledged (or refused) all of it up to the revision."""
+        return type_url in self._greeted and self.has_settled(type_url, revision)
+
     def cursor(self, type_url: str) -> int:
         """The revision that the stream has taken notice of."""
         if not self._publisher.is_asked(type_url):

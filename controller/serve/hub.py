@@ -64,13 +64,17 @@ class Hub:
         self._progress.set()
         self._progress = asyncio.Event()
 
+    async def progress(self) -> None:
+        """Wait until a stream has answered or closed."""
+        await self._progress.wait()
+
     async def wait_settled(self, type_url: str, revision: int, timeout_s: float) -> bool:
         """Wait until every stream that is open now has answered up to a revision; False if some did not in time."""
         waiting = set(self._streams)
         try:
             async with asyncio.timeout(timeout_s):
                 while waiting := {one for one in waiting & self._streams if not one.has_settled(type_url, revision)}:
-                    await self._progress.wait()
+                    await self.progress()
         except TimeoutError:
             return False
         return True

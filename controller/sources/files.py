@@ -121,20 +121,32 @@ class FilesSource:
         self._root = root
         self._rescan_ms = int(rescan_s * 1000)
         self._directory = ManifestDirectory(root)
+        self._events = asyncio.Event()
+        self._asked: list[asyncio.Future[None]] = []
+
+    async def catch_up(self) -> None:
+        """Return when what the directory holds now has reached the sink: after a look that began after this call."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(done)
+        self._events.set()
+        await done
 
     async def run(self, sink: Sink) -> None:
         """Load, then follow the directory."""
-        events = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(events), name="manifests-watch")
+            group.create_task(self._watch(), name="manifests-watch")
             await asyncio.sleep(0)  # the watch stands before the first look, so that nothing falls between them
             await self._look(sink, is_first=True)
             while True:
-                await events.wait()
-                events.clear()
+                await self._events.wait()
+                self._events.clear()
+                asked, self._asked = self._asked, []
                 await self._look(sink)
+                for done in asked:
+                    if not done.done():  # it is when who asked has given up
+                        done.set_result(None)
 
-    async def _watch(self, events: asyncio.Event) -> None:
+    async def _watch(self) -> None:
         stop = asyncio.Event()
         watch = awatch(
             self._root,
@@ -147,7 +159,7 @@ class FilesSource:
         )
         try:
             async for _ in watch:
-                events.set()
+                self._events.set()
         finally:
             stop.set()
 

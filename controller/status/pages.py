@@ -9,6 +9,7 @@ from controller.config import Config
 from controller.index.captures import Captures
 from controller.serve.ads import Stream
 from controller.serve.hub import Hub
+from controller.status.announced import Announced
 from controller.status.metrics import Metrics
 from controller.status.report import StatusReport
 from controller.translate.compile import Resource
@@ -35,7 +36,7 @@ def monitoring_routes(metrics: Metrics, is_ready: Callable[[], bool]) -> Routes:
     return {("GET", "/metrics"): show_metrics, ("GET", "/healthz/ready"): show_ready}
 
 
-def debug_routes(config: Config, hub: Hub, captures: Captures, status: StatusReport) -> Routes:
+def debug_routes(config: Config, hub: Hub, captures: Captures, status: StatusReport, announced: Announced) -> Routes:
     """`/debug/...`: what the controller believes."""
     values: dict[str, Callable[[Request], object]] = {
         "config": lambda _: dump(config),
@@ -44,7 +45,18 @@ def debug_routes(config: Config, hub: Hub, captures: Captures, status: StatusRep
         "captures": lambda _: captures.view(),
         "status": lambda _: status.view,
     }
-    return {("GET", f"/debug/{name}"): _page(value) for name, value in values.items()}
+    pages = {("GET", f"/debug/{name}"): _page(value) for name, value in values.items()}
+    return {**pages, ("GET", "/debug/announced"): _announced_page(announced)}
+
+
+def _announced_page(announced: Announced) -> Handler:
+    async def show(request: Request) -> Response:
+        text = request.query.get("wait_s", "0")
+        if not text.isascii() or not text.replace(".", "", 1).isdigit():
+            return Response.text(f"wait_s={text!r} is no number of seconds", 400)
+        return Response.json(await announced.view(float(text)))
+
+    return show
 
 
 def _page(value: Callable[[Request], object]) -> Handler:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pty
+import shlex
 import signal
 import struct
 import subprocess
@@ -75,6 +76,17 @@ def test_missing_and_unexecutable_commands_are_told_apart(own):
     assert "no-such-program: not found" in missing.stderr
 
 
+def test_file_that_names_a_missing_interpreter_is_there_but_cannot_be_run(own, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    done = run(own, str(script))
+    assert done.returncode == 126
+    assert "interpreter" in done.stderr
+    empty = run(own, "")
+    assert (empty.returncode, "not found" in empty.stderr) == (127, True)
+
+
 def test_output_and_error_stay_apart(own):
     done = run(own, "sh", "-c", "echo out; echo err >&2")
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
@@ -84,6 +96,17 @@ def test_100_mb_pass_through_unchanged(own):
     data = os.urandom(1 << 20) * 100
     done = run(own, "cat", input=data, text=False)
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
+
+
+def test_1_gib_goes_in_unchanged(own):
+    block = os.urandom(1 << 20)
+    process = start(*arguments(own, "sha256sum"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    sent = hashlib.sha256()
+    for _ in range(1024):
+        process.stdin.write(block)
+        sent.update(block)
+    out, _ = process.communicate(timeout=60)
+    assert out.split()[0].decode() == sent.hexdigest()
 
 
 def test_end_of_input_reaches_the_command(own):
@@ -101,8 +124,83 @@ def test_environment_and_directory_are_the_containers(own):
         own, "sh", "-c", "echo $COLOUR $HOSTNAME $(hostname) $PWD $CULVERT_LAB", env={**os.environ, "CULVERT_LAB": own}
     )
     assert done.stdout.split() == ["blue", "a", "a", "/usr"]
-    other = run(own, "sh", "-c", 'echo "$COLOUR $PWD $(id -u)"', options=("-c", "two"))
-    assert other.stdout == " / 65534\n"
+    other = run(own, "sh", "-c", 'echo "$COLOUR $PWD $(id -u) $HOME"', options=("-c", "two"))
+    assert other.stdout == " / 65534 /nonexistent\n"  # as the user database has it
+
+
+def test_callers_environment_stays_outside_a_pod_and_comes_along_to_a_node(own):
+    env = {**os.environ, "FROM_OUTSIDE": "yes"}
+    assert run(own, "sh", "-c", 'echo "<$FROM_OUTSIDE>"', env=env).stdout == "<>\n"
+    words = ("lab", "exec", "--lab", own, "node/node-1", "--", "sh", "-c", 'echo "$FROM_OUTSIDE $PWD"')
+    assert culvert(*words, env=env).stdout == f"yes {ROOT}\n"
+
+
+def test_wrong_pod_is_answered_with_those_that_may_be_meant(own):
+    for target, words in (("default/aa", "did you mean default/a?"), ("shop/a", "did you mean default/a?"),
+                          ("zz/zz", "these do: default/a")):  # fmt: skip
+        done = culvert("lab", "exec", "--lab", own, target, "--", "true")
+        assert done.returncode == 1
+        assert words in done.stderr
+
+
+def test_input_that_is_closed_early_or_never_there_harms_nothing(own):
+    with start(*arguments(own, "head", "-c", "1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as writer:
+        with pytest.raises(BrokenPipeError):
+            while True:
+                writer.stdin.write(b"x" * 65536)
+        assert writer.stdout.read() == b"x"
+        assert writer.wait(5) == 0
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *CULVERT, *arguments(own, "sh", "-c", "echo out; exit 3")],
+        capture_output=True, text=True, check=False, cwd=ROOT)  # fmt: skip
+    assert (closed.stdout, closed.returncode) == ("out\n", 3)
+
+
+def test_reader_that_leaves_ends_the_command(own):
+    process = start(*arguments(own, "yes"), stdout=subprocess.PIPE)
+    process.stdout.read(2)
+    process.stdout.close()
+    assert process.wait(5) == 128 + signal.SIGPIPE
+
+
+def test_exec_ends_with_the_pod_that_is_deleted(own):
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "short"}, "spec": {"containers": [{"name": "c"}]}}
+    assert culvert("lab", "apply", "--lab", own, "-f", "-", input=json.dumps(pod)).returncode == 0
+    words = ["lab", "exec", "--lab", own, "default/short", "--", "sh", "-c", "trap '' TERM; echo up; sleep 1000; echo"]
+    with start(*words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "up\n"
+        assert culvert("lab", "delete", "--lab", own, "pod", "default/short", "--grace", "0.1").returncode == 0
+        assert process.wait(5) == 128 + signal.SIGKILL
+    assert culvert(*words).returncode == 1
+
+
+def test_names_resolve_as_in_a_pod_of_kubernetes_also_without_libc(own):
+    """Through getaddrinfo in both families, and through a resolver that reads /etc/resolv.conf itself (busybox)."""
+    item = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}}  # fmt: skip
+    assert culvert("lab", "apply", "--lab", own, "-f", "-", input=json.dumps(item)).returncode == 0
+    found = json.loads(culvert("lab", "get", "--lab", own, "service", "default/web").stdout)
+    ips = sorted(found["spec"]["clusterIPs"])
+    names = ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local"]
+    script = "import socket, sys\nfor n in sys.argv[1:]: print(*sorted({a[4][0] for a in socket.getaddrinfo(n, 80)}))"
+    done = run(own, "python3", "-c", script, *names)
+    assert [line.split() for line in done.stdout.splitlines()] == [ips] * 4, done.stderr
+    unknown = run(own, "getent", "hosts", "web.other")
+    assert unknown.returncode == 2
+    fqdn = run(own, "python3", "-c", RAW_QUESTION, names[-1])
+    assert sorted(fqdn.stdout.split()) == ips
+
+
+RAW_QUESTION = """
+import ipaddress, socket, struct, sys
+server = next(line.split()[1] for line in open('/etc/resolv.conf') if line.startswith('nameserver'))
+for kind, size in ((1, 4), (28, 16)):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    name = b''.join(bytes([len(part)]) + part.encode() for part in sys.argv[1].split('.')) + bytes(1)
+    sock.sendto(struct.pack('!6H', 7, 256, 1, 0, 0, 0) + name + struct.pack('!2H', kind, 1), (server, 53))
+    print(ipaddress.ip_address(sock.recv(512)[-size:]))
+"""
 
 
 def test_unknown_targets_are_named_and_end_with_1(own):
@@ -179,6 +277,31 @@ def test_terminal_has_the_callers_size_follows_it_and_passes_control_c(own):
     assert os.waitstatus_to_exitcode(status) == 9
 
 
+def test_control_z_stops_the_command_and_fg_lets_it_go_on(own):
+    """At a shell with job control, with a command that has no terminal of its own."""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv("/bin/bash", ["bash", "--norc", "-i"])
+    loop = "for i in $(seq 100); do echo tick$i; sleep 0.05; done; exit 5"
+    try:
+        os.write(master, shlex.join([*CULVERT, *arguments(own, "sh", "-c", loop, options=("-T",))]).encode() + b"\n")
+        expect(master, b"tick3\r")
+        os.write(master, b"\x1a")
+        expect(master, b"Stopped")
+        ticks = run(own, "sh", "-c", "ps -eo stat=,args= | grep 'seq 1[0]0'").stdout.split()
+        assert ticks[0].startswith("T")
+        os.write(master, b"fg\n")
+        expect(master, b"tick100\r")
+        os.write(master, b"echo status=$?\n")
+        expect(master, b"status=5")
+        os.write(master, b"exit\n")
+        drain(master)
+    finally:
+        os.waitpid(pid, 0)
+        os.close(master)
+
+
 def test_asked_terminal_is_given_to_a_pipe_too(own):
     done = run(own, "sh", "-c", "test -t 0 && test -t 1 && cat", options=("-t",), input="line\n")
     assert done.returncode == 0
@@ -187,10 +310,10 @@ def test_asked_terminal_is_given_to_a_pipe_too(own):
 
 def test_many_at_once(own):
     processes = [
-        start(*arguments(own, "sh", "-c", f"echo {i}; exit {i}"), stdout=subprocess.PIPE, text=True) for i in range(20)
+        start(*arguments(own, "sh", "-c", f"echo {i}; exit {i}"), stdout=subprocess.PIPE, text=True) for i in range(50)
     ]
-    results = [(process.communicate(timeout=30)[0], process.returncode) for process in processes]
-    assert results == [(f"{i}\n", i) for i in range(20)]
+    results = [(process.communicate(timeout=60)[0], process.returncode) for process in processes]
+    assert results == [(f"{i}\n", i) for i in range(50)]
 
 
 def resize(fd, rows, columns):

@@ -117,7 +117,7 @@ class PodTable:
         return None
 
     def add(self, info: PodInfo, netns: int) -> None:
-        """Serve a pod; takes the descriptor, also on failure. The same pod and namespace again changes nothing.
+        """Serve a pod; takes the descriptor, also on failure. The same pod and namespace again opens nothing anew.
 
         Raises PortTaken, InvalidIdentity or OSError; then nothing of the pod is left behind.
         """
@@ -126,6 +126,7 @@ class PodTable:
         known = self._by_uid.get(info.uid)
         if known is not None and known.netns_key == key:
             os.close(netns)
+            self._added(known)  # an agent that was without us may have cleared what we say of the pod in the kernel
             return
         if known is not None:
             self.remove(info.uid)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemonset.agent import Agent, KernelNamespaces
+from daemonset.agent import Agent, Here, KernelNamespaces
 from daemonset.lifecycle import State
 from daemonset.pods import Pod, RefusalKind, Snapshot
 from mesh.aio import Background
@@ -26,7 +26,7 @@ class Play:
     def __init__(self, background: Background) -> None:
         self.fake = FakeWorld()
         self.namespaces = FakeNamespaces({"/run/netns/web": 10, "/run/netns/cart": 11, "/run/netns/host": NODE_COOKIE})
-        self.agent = Agent("n1", NODE_COOKIE, self.fake.world, PACE, self.namespaces, background)
+        self.agent = Agent(Here("n1", NODE_COOKIE), self.fake.world, PACE, self.namespaces, background)
 
     async def start(self, first: Snapshot, held: Mapping[int, bool] | None = None) -> None:
         self.agent.start(first, held or {})

@@ -26,6 +26,16 @@ class FakePlane:
     owners: dict[IPAddress, Address] = field(default_factory=dict)
     links: dict[int, bool] = field(default_factory=dict)
     full: bool = False
+    open_fallbacks: set[int] = field(default_factory=set)
+
+    def fallbacks(self) -> list[int]:
+        return list(self.open_fallbacks)
+
+    def set_fallback(self, netns: int, is_open: bool) -> None:
+        if self.full:
+            raise OSError("no memory")
+        assert not is_open
+        self.open_fallbacks.discard(netns)
 
     def pod(self, netns: int) -> Pod | None:
         return self.known.get(netns)
@@ -137,6 +147,19 @@ def test_a_namespace_in_another_set_is_refused_by_name(
     with pytest.raises(CaptureRefused, match="lab-n2"):
         kernel.admit(7)
     assert asked == ["lab-n2", "lab-n2"]
+
+
+def test_all_fallbacks_are_closed_at_once_and_counted(plane: FakePlane, kernel: NodeKernel) -> None:
+    plane.open_fallbacks = {7, 8}
+    assert kernel.close_fallbacks() == 2
+    assert plane.open_fallbacks == set()
+    assert kernel.close_fallbacks() == 0
+
+
+def test_fallback_that_cannot_be_closed_is_a_fault(plane: FakePlane, kernel: NodeKernel) -> None:
+    plane.open_fallbacks, plane.full = {7}, True
+    with pytest.raises(KernelFault, match="fallback: no memory"):
+        kernel.close_fallbacks()
 
 
 def test_a_set_without_links_is_missing(plane: FakePlane, kernel: NodeKernel) -> None:

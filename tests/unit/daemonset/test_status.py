@@ -3,7 +3,7 @@ import json
 import re
 from pathlib import Path
 
-from daemonset.agent import Agent
+from daemonset.agent import Agent, Here
 from daemonset.enrolment import KernelFault
 from daemonset.pods import Pod, Snapshot
 from daemonset.status import Sources, Status
@@ -28,7 +28,7 @@ def request(path: str) -> Request:
 
 async def status_of(fake: FakeWorld, background: Background, *pods: Pod) -> Status:
     namespaces = FakeNamespaces({"/run/netns/web": 10, "/run/netns/cart": 11})
-    agent = Agent("n1", 1, fake.world, PACE, namespaces, background)
+    agent = Agent(Here("n1", 1), fake.world, PACE, namespaces, background)
     agent.start(Snapshot({found.uid: found for found in pods}, {"shop": {"culvert.io/mesh": "enabled"}}), {})
     await settle()
     return Status(Sources("n1", "l-n1", step="", agent=agent, kernel=Counters()))  # type: ignore[arg-type]

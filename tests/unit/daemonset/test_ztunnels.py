@@ -368,3 +368,18 @@ def test_names_too_long_for_a_packet_are_that_pods_fault_alone() -> None:
         assert await added == ""
 
     play(body)
+
+
+def test_who_waits_for_a_ztunnel_or_for_none_hears_of_it() -> None:
+    async def body(made: Stage) -> None:
+        absent, present = made.ztunnels.until(present=False), made.ztunnels.until(present=True)
+        assert absent.done()
+        assert not present.done()
+        ztunnel = await made.connect()
+        await made.until(present.done)
+        gone = made.ztunnels.until(present=False)
+        assert not gone.done()
+        ztunnel.packets.close()
+        await made.until(gone.done)
+
+    play(body)

@@ -1,14 +1,12 @@
-from lab.capture import asks_for_mesh, describe, is_decided
-
-LABEL = "culvert.io/mesh"
+from lab.capture import describe, is_decided, is_let_go
 
 
-def test_label_of_the_pod_wins():
-    assert asks_for_mesh({}, {LABEL: "enabled"})
-    assert not asks_for_mesh({LABEL: "disabled"}, {LABEL: "enabled"})
-    assert asks_for_mesh({LABEL: "enabled"}, {})
-    assert not asks_for_mesh({}, {})
-    assert not asks_for_mesh({LABEL: "true"}, {})
+def test_pod_is_let_go_when_its_new_connections_pass_by_the_mesh():
+    assert is_let_go(None)
+    assert is_let_go({"captured": False, "state": "draining"})
+    assert is_let_go({"captured": False, "state": "refused"})
+    assert not is_let_go({"captured": True, "state": "waiting"})
+    assert not is_let_go({"captured": False, "state": "failed"})
 
 
 def test_captured_and_refused_pods_are_waited_for_no_longer():

@@ -32,7 +32,8 @@ def test_options_may_follow_the_target(invoke):
     assert seen == [("one", "shop/a", "web", ["sh"], True)]
 
 
-def test_command_without_dashes_is_a_usage_error(invoke):
-    status, seen = invoke("shop/a", "ls")
-    assert status == 2
-    assert not seen
+@pytest.mark.parametrize("words", [("shop/a", "ls"), ("shop/a", "ls", "-la"), ("shop/a",), ("-t", "shop/a", "ls")])
+def test_command_without_dashes_is_a_usage_error_that_shows_where_they_go(words):
+    result = CliRunner().invoke(execute.exec_command, list(words))
+    assert result.exit_code == 2
+    assert "-- CMD ARGS..." in result.output
