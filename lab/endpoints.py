@@ -95,7 +95,7 @@ def service_names(
             continue
         names.append(ServiceName(base, tuple(sorted(_headless_ips(service, pods, slices)))))
         names += [
-            ServiceName(f"{pod['spec']['hostname']}.{base}", tuple(_pod_ips(pod)))
+            ServiceName(f"{pod['spec']['hostname']}.{base}", tuple(_of_families(service, _pod_ips(pod))))
             for pod in _selected(service, pods)
             if pod["spec"].get("subdomain") == metadata["name"] and pod["spec"].get("hostname")
         ]
@@ -177,4 +177,9 @@ def _headless_ips(service: Manifest, pods: list[Manifest], slices: list[Manifest
             if (e.get("conditions") or {}).get("ready") is not False
             for ip in e.get("addresses", ())
         }
-    return {ip for pod in _selected(service, pods) for ip in _pod_ips(pod)}
+    return {ip for pod in _selected(service, pods) for ip in _of_families(service, _pod_ips(pod))}
+
+
+def _of_families(service: Manifest, ips: Iterable[str]) -> list[str]:
+    families = service["spec"].get("ipFamilies") or (IPv4, IPv6)
+    return [ip for ip in ips if family_of(ip) in families]

@@ -11,6 +11,7 @@ from lab.manifests import Manifest
 from lab.plan import PlanExhausted
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 
 
@@ -73,9 +74,8 @@ class ServiceAddresses:
         if spec["type"] == "ExternalName":
             return
         given = _given_ips(spec)
-        single = spec.get("ipFamilyPolicy") == "SingleStack"
-        families = spec.get("ipFamilies") or ([family_of(given[0])] if given and single else [IPv4, IPv6])
-        spec["ipFamilies"] = families = families[:1] if single else families
+        spec["ipFamilies"] = families = _families(spec, given)
+        spec.setdefault("ipFamilyPolicy", "RequireDualStack" if len(families) == 2 else "SingleStack")
         if spec.get("clusterIP") == "None":
             spec["clusterIPs"] = ["None"]
             return
@@ -117,6 +117,8 @@ def service_faults(service: Manifest) -> Iterator[str]:
     families = spec.get("ipFamilies") or []
     if not isinstance(families, list) or any(f not in (IPv4, IPv6) for f in families):
         yield f"spec.ipFamilies holds {IPv4} and {IPv6} only"
+    if spec.get("ipFamilyPolicy", POLICIES[0]) not in POLICIES:
+        yield f"spec.ipFamilyPolicy {spec['ipFamilyPolicy']!r} is none of {', '.join(POLICIES)}"
     yield from _ip_faults(spec)
     ports = spec.get("ports") or []
     if not isinstance(ports, list):
@@ -168,11 +170,24 @@ def _given_ips(spec: dict[str, Any]) -> list[Any]:
     return [ip for ip in given if ip != "None"]
 
 
+def _families(spec: dict[str, Any], given: list[Any]) -> list[str]:
+    """One family unless the service asks for both, as an API server has it.
+
+    A name that has both addresses sends clients to IPv6 first. In front of a server that listens on IPv4 alone, which many
+    do, the mesh accepts such a connection and then resets it; outside the mesh a client would have gone on to IPv4.
+    """
+    named = spec.get("ipFamilies") or [family_of(ip) for ip in given] or [IPv4]
+    first = named[0]
+    if spec.get("ipFamilyPolicy") == "SingleStack" or ("ipFamilyPolicy" not in spec and len(named) == 1):
+        return [first]
+    return [first, IPv6 if first == IPv4 else IPv4]
+
+
 def _inherit(spec: dict[str, Any], previous: dict[str, Any]) -> None:
     """An update that does not mention addresses and NodePorts keeps them."""
     if "clusterIP" not in spec and "clusterIPs" not in spec and previous.get("clusterIP") != "None":
-        for field in ("clusterIP", "clusterIPs", "ipFamilies"):
-            if field in previous:
+        for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+            if field in previous and ("ipFamilyPolicy" not in spec or field == "clusterIP"):
                 spec.setdefault(field, previous[field])
     had = {(p.get("protocol"), p["port"]): p.get("nodePort") for p in previous.get("ports") or ()}
     for port in spec.get("ports") or ():

@@ -47,7 +47,7 @@ def _service(namespace: str, name: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"type": "NodePort", "selector": {"app": name}, "ports": ports},
+        "spec": {"type": "NodePort", "ipFamilyPolicy": "PreferDualStack", "selector": {"app": name}, "ports": ports},
     }
 
 

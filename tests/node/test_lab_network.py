@@ -29,8 +29,12 @@ Server(("::", 8080), Handler).serve_forever()
 
 
 def service(name, **spec):
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
-            "spec": {"ports": [{"port": 80, "targetPort": "http"}], **spec}}  # fmt: skip
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"ports": [{"port": 80, "targetPort": "http"}], "ipFamilyPolicy": "PreferDualStack", **spec},
+    }
 
 
 def pod(name, node, container=None, **spec):

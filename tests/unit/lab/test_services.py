@@ -8,9 +8,38 @@ def service(name="web", **spec):
     return {"kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
 
 
-def test_service_gets_an_address_of_each_family():
+@pytest.mark.parametrize(
+    ("asked", "given", "policy"),
+    [
+        ({}, ["10.96.0.10"], "SingleStack"),
+        ({"ipFamilies": ["IPv6"]}, ["fd00:96::a"], "SingleStack"),
+        ({"clusterIP": "fd00:96::b"}, ["fd00:96::b"], "SingleStack"),
+        ({"ipFamilies": ["IPv6", "IPv4"]}, ["fd00:96::a", "10.96.0.10"], "RequireDualStack"),
+        ({"ipFamilyPolicy": "PreferDualStack"}, ["10.96.0.10", "fd00:96::a"], "PreferDualStack"),
+        (
+            {"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"]},
+            ["fd00:96::a", "10.96.0.10"],
+            "PreferDualStack",
+        ),
+    ],
+)
+def test_service_has_one_family_unless_it_asks_for_both(asked, given, policy):
+    """As an API server has it: a name with both sends clients to IPv6 first, where many servers do not listen."""
+    spec = ServiceAddresses().admit(service(**asked), None)["spec"]
+    assert (spec["clusterIPs"], spec["ipFamilyPolicy"]) == (given, policy)
+
+
+def test_policy_of_an_existing_service_may_change_and_its_address_stays():
+    addresses = ServiceAddresses()
+    first = addresses.admit(service(), None)
+    both = addresses.admit(service(ipFamilyPolicy="PreferDualStack"), first)
+    assert both["spec"]["clusterIPs"] == ["10.96.0.10", "fd00:96::a"]
+    assert addresses.admit(service(), both)["spec"]["clusterIPs"] == ["10.96.0.10", "fd00:96::a"]
+    assert addresses.admit(service(ipFamilyPolicy="SingleStack"), both)["spec"]["clusterIPs"] == ["10.96.0.10"]
+
+
+def test_defaults_are_filled_in():
     spec = ServiceAddresses().admit(service(), None)["spec"]
-    assert spec["clusterIPs"] == ["10.96.0.10", "fd00:96::a"]
     assert spec["clusterIP"] == "10.96.0.10"
     assert spec["ports"] == [{"port": 80, "protocol": "TCP", "targetPort": 80}]
 
@@ -44,7 +73,7 @@ def test_refused_update_leaves_the_old_service_its_address():
 
 def test_asked_address_is_given_when_it_is_free():
     spec = ServiceAddresses().admit(service(clusterIP="10.96.1.2"), None)["spec"]
-    assert spec["clusterIPs"] == ["10.96.1.2", "fd00:96::102"]
+    assert spec["clusterIPs"] == ["10.96.1.2"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +90,7 @@ def test_asked_address_is_given_when_it_is_free():
         ({"selector": {"app": True}}, "selector"),
         ({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}, "30000"),
         ({"ipFamilies": ["IPv5"]}, "ipFamilies"),
+        ({"ipFamilyPolicy": "Both"}, "ipFamilyPolicy"),
     ],
 )
 def test_wrong_service_is_refused_with_the_field(spec, what):
