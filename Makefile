@@ -28,11 +28,14 @@ help:
 demo: root packages-demo .venv/.installed
 	@$(PYTHON) -m cli demo
 
+# `make` by its name: a line with the variable would run even under `make -n`.
 ## make test          set up and run every test (root)
 test: root setup-test
 	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
 		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
-	done; exit $$status
+	done; \
+	echo "== sanitizers and fuzzers"; make --no-print-directory -C engine sanitize fuzz SECONDS=5 || status=1; \
+	exit $$status
 
 ## make check         format, lint, types, import contracts, unit tests; no root
 check: lint types imports unit

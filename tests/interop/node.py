@@ -17,7 +17,7 @@ from mesh.reasons import Reason
 from mesh.wire import authorization_pb2 as security
 from mesh.wire import workload_pb2 as wire
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, Changed, Update
-from tests.support.border import border
+from tests.support.border import MODULE
 from tests.support.pki import Credential, spiffe
 from tests.support.sockets import DEADLINE_S, HBONE, listen, port_of
 from ztunnel import config
@@ -49,8 +49,8 @@ class Node:
 
     def __init__(self, **settings: int) -> None:
         self.store = Store(Here(node="here", network="", cluster_id="Kubernetes"))
-        self._compiler = Compiler(self.store, border)
-        self.engine = DataPath(border, replace(_FAST, **settings), -1, -1)
+        self._compiler = Compiler(self.store, MODULE)
+        self.engine = DataPath(MODULE, replace(_FAST, **settings), -1, -1)
         self._poll = select.poll()
         self._poll.register(self.engine.event_fd, select.POLLIN)
         self._names = Names(self.store)

@@ -25,5 +25,5 @@ def load_border() -> Any:
     return module
 
 
-border = load_border()
-ffi, lib = border.ffi, border.lib
+MODULE = load_border()
+ffi, lib = MODULE.ffi, MODULE.lib
