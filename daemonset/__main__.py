@@ -1,9 +1,14 @@
 """`python -m daemonset [SETTINGS]` runs the agent; `upgrade-bpf`, `unload` and `status` act on a node from outside."""
 
+import sys
+
+if __name__ == "__main__":
+    # Nothing here speaks TLS in Python (gRPC brings its own) and asyncio does without: 4 MB in a process of every node.
+    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # so a module is marked as one that is not there
+
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

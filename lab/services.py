@@ -173,7 +173,7 @@ def _given_ips(spec: dict[str, Any]) -> list[Any]:
 def _families(spec: dict[str, Any], given: list[Any]) -> list[str]:
     """One family unless the service asks for both, as an API server has it.
 
-    A name that has both addresses sends clients to IPv6 first. In front of a server that listens on IPv4 alone, which many
+    A name that has both addresses sends clients to IPv6 first. In front of a server that listens on IPv4 alone, as many
     do, the mesh accepts such a connection and then resets it; outside the mesh a client would have gone on to IPv4.
     """
     named = spec.get("ipFamilies") or [family_of(ip) for ip in given] or [IPv4]
