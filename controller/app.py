@@ -91,7 +91,7 @@ class Controller:
         self.server = make_server(self.ads, certificates, reports)
         assert config.source.manifests is not None, "settings were checked"
         self.source = FilesSource(config.source.manifests)
-        self.announced = Announced(self.pipeline.inputs, self.hub, self.source.catch_up)
+        self.announced = Announced(self.pipeline.inputs, self.hub, self.status, self.source.catch_up)
         self.port = 0
         self.is_ready = False
 

@@ -8,6 +8,7 @@ says with what the lab knows. Read only.
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,25 @@ WAIT_S = 2.0
 ANSWER_S = 5.0
 
 
-async def missing(fabric: Path, nodes: Iterable[str], pods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is not known everywhere yet, one line each; `pods` as `lab status` has them."""
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What is not known everywhere yet, one line each, and what the controller refuses, by object."""
+
+    missing: list[str]
+    refused: list[dict[str, str]] = field(default_factory=list)
+
+
+async def ask(fabric: Path, nodes: Iterable[str], pods: Sequence[Mapping[str, Any]]) -> Announcement:
+    """Ask the controller, which waits a moment itself; `pods` as `lab status` has them."""
     try:
         async with asyncio.timeout(ANSWER_S):
             body = await probing.http_get(fabric, "127.0.0.1", DEBUG_PORT, f"/debug/announced?wait_s={WAIT_S}")
             said = json.loads(body)
     except TimeoutError:
-        return [f"controller: does not say within {ANSWER_S:g} s what it has announced"]
+        return Announcement([f"controller: does not say within {ANSWER_S:g} s what it has announced"])
     except (OSError, ValueError) as error:
-        return [f"controller: does not say what it has announced: {error}"]
-    return compare(said, nodes, pods)
+        return Announcement([f"controller: does not say what it has announced: {error}"])
+    return Announcement(compare(said, nodes, pods), said["refused"])
 
 
 def compare(said: Mapping[str, Any], nodes: Iterable[str], pods: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -149,8 +149,14 @@ def wait_labelled(lab: str, timeout_s: float, is_meant: Callable[[dict[str, Any]
 
 def not_announced(lab: str) -> list[str]:
     """What of a lab's pods, services and policies some node does not know yet, one line each; waits a moment."""
-    found: list[str] = order(lab, "announced")["waiting_for"]
+    found: list[str] = order(lab, "announced")["missing"]
     return found
+
+
+def refused_by_controller(lab: str, objects: set[str] | None = None) -> list[str]:
+    """What the controller makes nothing of, a line each; of all objects, or of these."""
+    found = order(lab, "announced")["refused"]
+    return [f"{one['object']}: {one['why']}" for one in found if objects is None or one["object"] in objects]
 
 
 def wait_announced(lab: str, timeout_s: float) -> list[str]:

@@ -16,7 +16,7 @@ from lab.capture import MeshRules
 from lab.cleanup import key_fault
 from lab.dns import CLUSTER_DOMAIN
 from lab.endpoints import ServiceName, ServicePort, service_names, service_ports
-from lab.manifests import CLUSTER_SCOPED, NOT_RUN, Manifest, Ref, envelope_fault, normalise, ref_of
+from lab.manifests import ACTED_ON, CLUSTER_SCOPED, NOT_RUN, Manifest, Ref, envelope_fault, normalise, ref_of
 from lab.network import Network
 from lab.paths import LabPaths
 from lab.services import InvalidObject, ServiceAddresses, slice_faults
@@ -214,7 +214,8 @@ class Cluster:
                 self._stale.set()
         if ref.kind in NOT_RUN:
             raise InvalidObject([f"a lab runs Pods, no {ref.kind}s: write the Pods themselves"])
-        return self._put(item), ()
+        unused = () if ref.kind in ACTED_ON else (f"the kind {ref.kind}",)
+        return self._put(item), unused
 
     def _put(self, item: Manifest) -> str:
         known = self._store.get(ref_of(item)) is not None

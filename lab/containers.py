@@ -1,6 +1,7 @@
 """The life of one container: started, probed, started again as its pod's restart policy says."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +18,11 @@ from lab.process import Child, status_text
 RESTART_LIMIT_S = 30.0
 # Without a probe, running is being ready; what cannot even start must not be called so in between.
 SETTLED_AFTER_S = 0.2
+
+# What lab.launch ends with when there is no program to run; it has said why in the log.
+NOT_STARTED = (125, 126, 127)
+_SAID_BY_LAUNCH = "culvert lab: "
+_LAST_BYTES = 4096
 
 Spawn = Callable[[Container, tuple[str, ...], Path | None], Child]
 
@@ -46,6 +52,17 @@ class ContainerState:
                                  "message": self.message}}  # fmt: skip
         return {"name": self.name, "ready": self.ready, "restartCount": self.restarts, "state": state, "image": "",
                 "imageID": "", "started": self.pid is not None}  # fmt: skip
+
+
+def last_sentence(log: Path) -> str:
+    """What the launcher wrote last into a container's log, if the last line is its own."""
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(_LAST_BYTES, log.stat().st_size), os.SEEK_END)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1].removeprefix(_SAID_BY_LAUNCH) if lines and lines[-1].startswith(_SAID_BY_LAUNCH) else ""
 
 
 class ContainerRun:
@@ -130,6 +147,8 @@ class ContainerRun:
                 await watch
         self.state.pid, self.state.ready, self.state.exit_status = None, False, status
         self.state.message = status_text(status)
+        if status in NOT_STARTED and (sentence := last_sentence(self._log)):
+            self.state.message += f" ({sentence})"
         return status
 
     async def _watch(self, child: Child) -> None:

@@ -23,6 +23,10 @@ CLUSTER_SCOPED = frozenset({"Namespace", "Node", "GatewayClass", "CustomResource
 # Kinds whose controllers a cluster would run and a lab does not: said aloud, or a user waits for pods that never come.
 NOT_RUN = frozenset({"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "Ingress"})
 
+# What a lab or its controller acts on; other kinds are kept, shown and without effect.
+ACTED_ON = frozenset({"Namespace", "Node", "ServiceAccount", "ConfigMap", "Service", "EndpointSlice", "Pod",
+                      "AuthorizationPolicy", "PeerAuthentication"})  # fmt: skip
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DOCUMENT = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
@@ -59,17 +63,22 @@ def ref_of(manifest: Manifest) -> Ref:
 
 def read(paths: Iterable[Path]) -> tuple[list[Manifest], list[Fault]]:
     """Read files and directories; `-` is not a path here. Raises OSError for one that cannot be read."""
+    places: dict[Ref, str] = {}
     found: list[Manifest] = []
     faults: list[Fault] = []
     for path in _files(paths):
-        more, wrong = parse(path.read_text(), str(path))
+        more, wrong = parse(path.read_text(), str(path), places)
         found += more
         faults += wrong
     return found, faults
 
 
-def parse(text: str, source: str) -> tuple[list[Manifest], list[Fault]]:
-    """Read one text of one or more documents; `source` names it in faults."""
+def parse(text: str, source: str, places: dict[Ref, str] | None = None) -> tuple[list[Manifest], list[Fault]]:
+    """Read one text of one or more documents; `source` names it in faults, `places` what other texts hold already.
+
+    An object that is there twice is a slip: the first one counts, as for the controller.
+    """
+    places = {} if places is None else places
     found: list[Manifest] = []
     faults: list[Fault] = []
     for line, document in _documents(text):
@@ -81,10 +90,13 @@ def parse(text: str, source: str) -> tuple[list[Manifest], list[Fault]]:
             continue
         for item in _items(value):
             fault = envelope_fault(item)
+            if not fault and (ref := ref_of(normalise(item))) in places:
+                fault = f"{ref} stands in {places[ref]} already; that one counts"
             if fault:
                 faults.append(Fault(where, fault))
             else:
                 found.append(normalise(item))
+                places[ref_of(found[-1])] = where
     return found, faults
 
 
@@ -96,8 +108,10 @@ def envelope_fault(item: Any) -> str | None:
         if not isinstance(item.get(field), str) or not item[field]:
             return f"{field} is missing"
     metadata = item.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        return f"{item['kind']} without metadata.name"
+    own = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(own, str):
+        what = "without metadata.name" if own is None else f"whose metadata.name is {own!r}, not text (quote it)"
+        return f"{item['kind']} {what}"
     name, namespace = metadata["name"], metadata.get("namespace") or "default"
     if not is_subdomain(name) or not isinstance(namespace, str) or not is_subdomain(namespace):
         return f"{item['kind']} {namespace}/{name}: a name has lower-case letters, digits, '-' and '.' only"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import announcement, components, plan, probing
+from lab.announcement import Announcement
 from lab.ask import Refused
 from lab.components import AGENT, CONTROLLER, ZTUNNEL, Settings
 from lab.network import Network
@@ -85,12 +86,12 @@ class Mesh:
         found = await asyncio.gather(*(self._fault(name) for name in self._running))
         return [f"{name}: {fault}" for name, fault in zip(self._running, found, strict=True) if fault]
 
-    async def not_announced(self, pods: Sequence[Mapping[str, Any]]) -> list[str]:
+    async def announced(self, pods: Sequence[Mapping[str, Any]]) -> Announcement:
         """What of the lab's pods is not known to every node yet; only who runs the controller can say."""
         if CONTROLLER not in self._running or self._missing:
-            return []
+            return Announcement([])
         nodes = [node.name for node in self._network.local_nodes]
-        return await announcement.missing(self._network.fabric_path, nodes, pods)
+        return await announcement.ask(self._network.fabric_path, nodes, pods)
 
     async def _fault(self, name: str) -> str | None:
         node, _, component = name.rpartition("/")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import cleanup, components
+from lab.announcement import Announcement
 from lab.ask import Refused
 from lab.capture import MeshRules
 from lab.cluster import Cluster, parse_ref
@@ -264,9 +265,9 @@ class Supervisor:
             async with asyncio.timeout(SERVICES_SHOWN_S):
                 await self._cluster.until_services_are_shown()
         except TimeoutError:
-            return {"waiting_for": ["services: some node's name server does not answer with them yet"]}
+            return {"missing": ["services: some node's name server does not answer with them yet"], "refused": []}
         pods = self._cluster.pods.summaries()
-        return {"waiting_for": await self._mesh.not_announced(pods) if self._mesh is not None else []}
+        return asdict(await self._mesh.announced(pods) if self._mesh is not None else Announcement([]))
 
     def _span_status(self) -> dict[str, Any]:
         if self._home is not None:

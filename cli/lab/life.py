@@ -79,6 +79,7 @@ def up(directory: Path | None, lab_name: str, nodes: str | None, no_mesh: bool, 
             for name in client.order(lab_name, "status")["mesh"].get("missing", ()):
                 progress(f"{name} is not installed here and does not run")
             not_ready = client.wait_ready(lab_name, timeout, progress)
+            refused += complain_all("refused", client.refused_by_controller(lab_name))
             status = client.order(lab_name, "status")
     except LabError as error:
         client.take_down(lab_name)
@@ -153,6 +154,13 @@ def report(outcomes: list[dict[str, Any]]) -> list[str]:
         for field in o["unused"]:
             complain(f"note: {o['object']}: {field} has no effect in a lab")
     return refused
+
+
+def complain_all(word: str, lines: list[str]) -> list[str]:
+    """Complain about each line; returns them."""
+    for line in lines:
+        complain(f"{word}: {line}")
+    return lines
 
 
 def read_or_fail(sources: list[Path]) -> tuple[list[Manifest], list[manifests.Fault]]:

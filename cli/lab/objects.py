@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.lab.life import read_or_fail, report
+from cli.lab.life import complain_all, read_or_fail, report
 from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from lab import client, manifests
 from lab.choice import LabError, choose
@@ -49,6 +49,8 @@ def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_jso
         refused = report(outcomes)
         pods = {o["object"].removeprefix("Pod ") for o in outcomes if o["object"].startswith("Pod ")}
         not_ready = client.wait_ready(lab, timeout, lambda _: None, pods) if timeout else []
+        if timeout:
+            refused += complain_all("refused", client.refused_by_controller(lab, {o["object"] for o in outcomes}))
     except LabError as error:
         fail(str(error))
     if as_json:

@@ -14,6 +14,7 @@ from typing import Any
 from controller.index.objects import Kind, Namespace, Pod
 from controller.serve.ads import Stream
 from controller.serve.hub import Hub
+from controller.status.report import StatusReport
 from controller.translate.compile import Inputs
 from mesh.enrolment import asked_by
 
@@ -26,7 +27,8 @@ ReadSource = Callable[[], Awaitable[None]]
 class Announced:
     """Answers the question; owns nothing."""
 
-    def __init__(self, inputs: Inputs, hub: Hub, read_source: ReadSource) -> None:
+    def __init__(self, inputs: Inputs, hub: Hub, status: StatusReport, read_source: ReadSource) -> None:
+        self._status = status
         self._inputs = inputs
         self._hub = hub
         self._read_source = read_source
@@ -37,7 +39,12 @@ class Announced:
         is_read = await _within(deadline, self._read_source())
         revisions = {type_url: resources.revision for type_url, resources in self._hub.sets.items()}
         await _within(deadline, self._until_taken(revisions))
-        return {"source_read": is_read, "nodes": self._nodes(revisions), "pods": list(map(self._pod, self._pods()))}
+        return {
+            "source_read": is_read,
+            "nodes": self._nodes(revisions),
+            "pods": list(map(self._pod, self._pods())),
+            "refused": self._status.refused(),
+        }
 
     async def _until_taken(self, revisions: dict[str, int]) -> None:
         while not all(self._nodes(revisions).values()):

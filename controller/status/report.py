@@ -39,6 +39,18 @@ class StatusReport:
             write_atomically(self._path, data, 0o644)
         self._last = data
 
+    def refused(self) -> list[dict[str, str]]:
+        """What has no effect because of a fault: the object's name and why."""
+        found = [
+            {"object": fault["object"], "why": ": ".join(filter(None, (fault["field"], fault["message"])))}
+            for fault in self.view["faults"]
+        ]
+        for policy in self.view["policies"]:
+            if not policy["accepted"]:
+                name = f"{policy['kind']} {policy['namespace']}/{policy['name']}"
+                found.append({"object": name, "why": policy["message"] or policy["reason"]})
+        return found
+
     @property
     def not_accepted(self) -> int:
         """Policies of which nothing is enforced."""

@@ -10,7 +10,7 @@ import pytest
 
 from controller.app import Controller
 from mesh.wire.agent_pb2 import CapturedPod, CaptureReport
-from tests.unit.controller.nodes import Manifests, config, node, pod, running
+from tests.unit.controller.nodes import Manifests, config, node, pod, policy, running
 
 pytestmark = pytest.mark.slow
 
@@ -120,5 +120,16 @@ def test_pods_are_shown_with_what_is_asked_and_what_is_captured(tmp_path: Path, 
             after = await rows(controller)
             assert (after["web"]["captured"], after["client"]["captured"]) == (True, False)
             call.cancel()
+
+    run(test)
+
+
+def test_what_is_refused_is_named_with_the_reason(tmp_path: Path, manifests: Manifests) -> None:
+    async def test() -> None:
+        async with running(config(tmp_path)) as controller:
+            manifests.write("bad", policy("bad", {"action": "MAYBE"}))
+            (refused,) = (await controller.announced.view(WAIT_S))["refused"]
+            assert refused["object"] == "AuthorizationPolicy shop/bad"
+            assert "MAYBE" in refused["why"]
 
     run(test)

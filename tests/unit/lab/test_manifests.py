@@ -26,6 +26,7 @@ def test_bad_document_costs_only_itself():
         ("{apiVersion: v1, metadata: {name: a}}", "kind"),
         ("{kind: Pod, metadata: {name: a}}", "apiVersion"),
         ("{apiVersion: v1, kind: Pod}", "metadata.name"),
+        ("{apiVersion: v1, kind: Pod, metadata: {name: 7}}", "quote"),
         ("{apiVersion: v1, kind: Pod, metadata: {name: A_b}}", "lower-case"),
         ("{apiVersion: v1, kind: Pod, metadata: {name: ../../etc/x}}", "lower-case"),
         ("{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: ../x}}", "lower-case"),
@@ -67,3 +68,13 @@ def test_directories_are_read_in_order_and_other_files_left_alone(tmp_path):
 
 def test_empty_documents_are_nothing():
     assert manifests.parse("---\n# only a comment\n---\n\n", "x") == ([], [])
+
+
+def test_object_that_is_there_twice_is_named_and_the_first_counts(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"{POD}---\n{POD.replace('{name: c}', '{name: d}')}")
+    (tmp_path / "b.yaml").write_text(POD.replace("namespace: shop", "namespace: other") + "---\n" + POD)
+    found, faults = manifests.read([tmp_path])
+    assert names_of(found) == [Ref("Pod", "shop", "a"), Ref("Pod", "other", "a")]
+    assert found[0]["spec"]["containers"] == [{"name": "c"}]
+    assert [fault.where.rpartition("/")[2] for fault in faults] == ["a.yaml:6", "b.yaml:6"]
+    assert all("a.yaml:1 already" in fault.what for fault in faults)
