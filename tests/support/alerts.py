@@ -1,7 +1,7 @@
 """TLS alerts that a peer sends, by their names in RFC 8446 section 6.
 
-Read from the records and not from the error: the text of an SSLError depends on which reasons of OpenSSL the interpreter
-was built to know (Python 3.12 of Ubuntu 24.04 has no word for no_application_protocol).
+Read from the records and not from the error: the text of an SSLError depends on which reasons of OpenSSL the
+interpreter was built to know (Python 3.12 of Ubuntu 24.04 has no word for no_application_protocol).
 """
 
 import ssl
