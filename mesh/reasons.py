@@ -43,7 +43,9 @@ class Reason(IntEnum):
     LIMIT_STREAMS = 31
     LIMIT_HANDSHAKES = 32
     LIMIT_DESCRIPTORS = 33
-    INTERNAL = 34
+    LIMIT_SHARE = 34
+    CERTIFICATE_EXPIRED = 35
+    INTERNAL = 36
 
     def __str__(self) -> str:
         return self.name.lower()

@@ -55,6 +55,12 @@ class DataPath:
     worker_buffer_bytes: int = setting(
         268_435_456, "held by one worker; beyond it every stream gets the least that keeps it moving"
     )
+    certificate_skew_s: int = setting(
+        60, "how long a tunnel still takes new connections after a certificate of its ends has expired"
+    )
+    expired_drain_s: int = setting(
+        86_400, "and how long the connections on it then have to end before they are cut: a day as peers' certificates"
+    )
     keepalive_s: int = setting(180, "TCP keepalive, idle time and interval")
     drain_deadline_s: float = setting(5.0, "after SIGTERM, connections still open at this time are cut")
 

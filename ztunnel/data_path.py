@@ -55,6 +55,8 @@ class DataPath:
                 "stream_buffer_bytes": settings.stream_buffer_bytes,
                 "tunnel_buffer_bytes": settings.tunnel_buffer_bytes,
                 "worker_buffer_bytes": settings.worker_buffer_bytes,
+                "certificate_skew_ms": settings.certificate_skew_s * 1000,
+                "expired_drain_ms": settings.expired_drain_s * 1000,
                 "keepalive_s": settings.keepalive_s,
             },
         )

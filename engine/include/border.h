@@ -54,7 +54,9 @@ enum cv_reason {
 	CV_REASON_LIMIT_CONNECTIONS, /* per-pod bound */
 	CV_REASON_LIMIT_STREAMS,
 	CV_REASON_LIMIT_HANDSHAKES,
-	CV_REASON_LIMIT_DESCRIPTORS, /* EMFILE, ENFILE, ENOMEM, ENOBUFS */
+	CV_REASON_LIMIT_DESCRIPTORS,   /* EMFILE, ENFILE, ENOMEM, ENOBUFS */
+	CV_REASON_LIMIT_SHARE,         /* this peer has its share of the per-pod bound: what is left is for others */
+	CV_REASON_CERTIFICATE_EXPIRED, /* the tunnel outlived what proved who is at its ends */
 	CV_REASON_INTERNAL,
 	CV_REASONS,
 };
@@ -222,12 +224,14 @@ struct cv_settings {
 	uint32_t pool_idle_ms;       /* an unused tunnel is closed after this */
 	uint32_t ping_interval_ms;
 	uint32_t ping_timeout_ms;
-	uint32_t max_connections_per_pod; /* application connections, each direction */
+	uint32_t max_connections_per_pod; /* application connections, each direction; accepted tunnels */
 	uint32_t max_handshakes;          /* in flight, per worker */
 	uint32_t max_streams_per_tunnel;  /* that we open on one tunnel */
 	uint32_t stream_buffer_bytes;     /* bytes read ahead per direction and stream */
 	uint32_t tunnel_buffer_bytes;     /* bytes received and not yet taken by applications, per tunnel */
 	uint32_t worker_buffer_bytes;     /* held by one worker; beyond it every stream and tunnel gets the least */
+	uint32_t certificate_skew_ms;     /* a tunnel takes new streams for so long after its certificates expired */
+	uint32_t expired_drain_ms;        /* and from then on its streams have so long to end */
 	uint32_t keepalive_s;             /* TCP keepalive: idle and interval */
 	uint32_t spin_us;                 /* a busy worker polls and yields this long before it sleeps; 0: never */
 };

@@ -119,6 +119,8 @@ static void finish(struct cv_conn *conn, enum cv_reason reason)
 		cv_figure_add(&worker->figures.refused[reason], 1);
 	cv_figure_add(&worker->figures.connections_open, -1);
 	atomic_fetch_sub(&conn->seat->pod->connections[conn->direction], 1);
+	if (conn->share)
+		cv_share_give_back(&conn->seat->pod->inbound_shares, conn->share);
 	emit(conn, CV_EVENT_CLOSED, reason);
 	cv_worker_bury(worker, &conn->job, free_conn);
 }
@@ -227,22 +229,41 @@ void cv_conn_retry_waiting(struct cv_worker *worker)
 	}
 }
 
+/* One more of `open` in the pod's bounds? */
+static enum cv_reason bound_on(const struct cv_seat *seat, uint64_t share, uint32_t open, const char **detail)
+{
+	uint32_t bound = seat->worker->engine->settings.max_connections_per_pod;
+
+	if (open >= bound) {
+		*detail = "the pod has too many connections";
+		return CV_REASON_LIMIT_CONNECTIONS;
+	}
+	if (share && !cv_share_allows(&seat->pod->inbound_shares, share, open, bound)) {
+		*detail = "this peer has its share of the pod's connections: what is left is for others";
+		return CV_REASON_LIMIT_SHARE;
+	}
+	return CV_REASON_OK;
+}
+
 struct cv_conn *cv_conn_create(struct cv_seat *seat, uint8_t direction, const struct cv_endpoint *client,
-			       enum cv_reason *refusal)
+			       uint64_t share)
 {
 	struct cv_worker *worker = seat->worker;
 	struct cv_engine *engine = worker->engine;
 	uint32_t open = atomic_fetch_add(&seat->pod->connections[direction], 1);
-	bool is_full = open >= engine->settings.max_connections_per_pod;
-	struct cv_conn *conn = is_full ? NULL : calloc(1, sizeof(*conn));
+	const char *detail = "out of memory";
+	enum cv_reason refusal = bound_on(seat, share, open, &detail);
+	struct cv_conn *conn = refusal == CV_REASON_OK ? calloc(1, sizeof(*conn)) : NULL;
 
 	if (!conn) {
 		atomic_fetch_sub(&seat->pod->connections[direction], 1);
-		*refusal = is_full ? CV_REASON_LIMIT_CONNECTIONS : CV_REASON_LIMIT_DESCRIPTORS;
-		cv_conn_report(seat, direction, client, *refusal,
-			       is_full ? "the pod has too many connections" : "out of memory");
+		cv_conn_report(seat, direction, client, refusal == CV_REASON_OK ? CV_REASON_LIMIT_DESCRIPTORS : refusal,
+			       detail);
 		return NULL;
 	}
+	conn->share = share;
+	if (share)
+		cv_share_take(&seat->pod->inbound_shares, share);
 	conn->worker = worker;
 	conn->seat = seat;
 	conn->direction = direction;

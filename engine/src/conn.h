@@ -27,6 +27,7 @@ struct cv_conn {
 	void (*timed_out)(struct cv_conn *conn); /* NULL: ends with `timeout_reason` */
 	enum cv_reason timeout_reason;
 	uint64_t number;
+	uint64_t share;                 /* whose it is in the pod's shares; 0: nobody's, it is the pod's own */
 	uint64_t accepted_us;           /* monotonic */
 	struct cv_endpoint client;      /* who connected, as reported */
 	struct cv_endpoint destination; /* what was asked for */
@@ -47,9 +48,10 @@ struct cv_conn {
 	bool over;
 };
 
-/* NULL: memory is out, or the bound of the pod; `refusal` says which, and it is counted and reported. */
+/* `share` names the source in the pod's inbound shares, 0 for what the pod itself opens. NULL: memory is out, or a
+ * bound of the pod; that is counted and reported. */
 struct cv_conn *cv_conn_create(struct cv_seat *seat, uint8_t direction, const struct cv_endpoint *client,
-			       enum cv_reason *refusal);
+			       uint64_t share);
 /* From any state; resets whatever is open. */
 void cv_conn_end(struct cv_conn *conn, enum cv_reason reason);
 void cv_conn_set_downstream(struct cv_conn *conn, struct cv_stream *stream);

@@ -15,6 +15,7 @@
 #include "conn.h"
 #include "inbound.h"
 #include "pod.h"
+#include "proof.h"
 #include "tables.h"
 #include "tunnel.h"
 
@@ -178,8 +179,12 @@ static int retry_identities(struct cv_worker *worker, void *unused)
 	cv_list_each (entry, &worker->seats) {
 		struct cv_seat *seat = cv_container(entry, struct cv_seat, link);
 
-		cv_list_each_safe (tunnel, &seat->tunnels)
-			cv_tunnel_retry_identity(cv_container(tunnel, struct cv_tunnel, link));
+		cv_list_each_safe (link, &seat->tunnels) {
+			struct cv_tunnel *tunnel = cv_container(link, struct cv_tunnel, link);
+
+			cv_tunnel_retry_identity(tunnel);
+			cv_proof_renew(tunnel);
+		}
 	}
 	cv_conn_retry_waiting(worker);
 	return 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The nghttp2 session of a tunnel: what it is told at the start, what it calls back, and what leaves it.
+ * The nghttp2 session of a tunnel: what it is told at the start, and what it calls back about what arrives. What leaves
+ * it stands in h2_send.c.
  *
  * nghttp2 frames and counts windows; it gets no auto window update (credit follows the applications), no message
  * checks (h2_head.c), and DATA goes out without a copy. Its functions that work (mem_recv, send) are only called from
@@ -12,14 +13,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conn.h"
 #include "engine.h"
 #include "inbound.h"
+#include "note.h"
 #include "tunnel.h"
 
 enum {
-	OUT_LIMIT = 256 * 1024, /* ciphertext that waits for the socket */
-	SERVER_STREAMS = 200,
-	CLIENT_HEAD = 16 * 1024, /* header lists that we accept */
+	NGHTTP2_STREAMS = 0x7fffffff, /* what nghttp2 believes that we allow, see announce */
+	CLIENT_HEAD = 16 * 1024,      /* header lists that we accept */
 	SERVER_HEAD = 64 * 1024,
 	GUARD_TOKENS = 4096,           /* frames that carry nothing, in a burst */
 	GUARD_PER_S = 512,             /* and in the long run */
@@ -29,102 +31,6 @@ enum {
 static uint32_t head_limit(const struct cv_tunnel *tunnel)
 {
 	return tunnel->role == CV_ROLE_SERVER ? SERVER_HEAD : CLIENT_HEAD;
-}
-
-static ssize_t on_send(nghttp2_session *session, const uint8_t *bytes, size_t length, int flags, void *user)
-{
-	struct cv_tunnel *tunnel = user;
-
-	(void)session;
-	(void)flags;
-	if (tunnel->out.bytes + tunnel->staged >= OUT_LIMIT)
-		return NGHTTP2_ERR_WOULDBLOCK;
-	return cv_tls_write(tunnel, bytes, length) ? NGHTTP2_ERR_CALLBACK_FAILURE : (ssize_t)length;
-}
-
-static ssize_t on_read_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t session_window,
-			      int32_t stream_window, uint32_t max_frame, void *user)
-{
-	ssize_t length = CV_BUF_LARGE;
-
-	(void)session;
-	(void)type;
-	(void)id;
-	(void)user;
-	/* To a peer with the default limit: one frame and its header fill one record. */
-	if (max_frame < CV_BUF_LARGE)
-		length = max_frame == CV_RECORD ? CV_RECORD - 9 : (ssize_t)max_frame;
-	if (length > session_window)
-		length = session_window;
-	return length > stream_window ? stream_window : length;
-}
-
-ssize_t cv_h2_read(nghttp2_session *session, int32_t id, uint8_t *bytes, size_t length, uint32_t *flags,
-		   nghttp2_data_source *source, void *user)
-{
-	struct cv_h2_stream *stream = source->ptr;
-
-	(void)session;
-	(void)id;
-	(void)bytes;
-	(void)user;
-	if (stream->released || (!stream->out.bytes && !stream->finishing)) {
-		stream->deferred = true;
-		return NGHTTP2_ERR_DEFERRED;
-	}
-	*flags |= NGHTTP2_DATA_FLAG_NO_COPY;
-	if (stream->finishing && stream->out.bytes <= length)
-		*flags |= NGHTTP2_DATA_FLAG_EOF;
-	return (ssize_t)(stream->out.bytes < length ? stream->out.bytes : length);
-}
-
-/* The header goes in front of the bytes, into headroom or over bytes that have left; else through the record. */
-static int write_frame(struct cv_tunnel *tunnel, struct cv_queue *out, const uint8_t *header, size_t length)
-{
-	struct cv_buf *head = out->head;
-	int error;
-
-	if (length && cv_buf_length(head) >= length) {
-		uint8_t *at = cv_buf_bytes(head) - 9;
-
-		memcpy(at, header, 9);
-		error = cv_tls_write(tunnel, at, length + 9);
-		cv_queue_drop(out, &tunnel->worker->bufs, length);
-		return error;
-	}
-	error = cv_tls_write(tunnel, header, 9);
-	while (length && !error) {
-		size_t n = cv_buf_length(out->head) < length ? cv_buf_length(out->head) : length;
-
-		error = cv_tls_write(tunnel, cv_buf_bytes(out->head), n);
-		cv_queue_drop(out, &tunnel->worker->bufs, n);
-		length -= n;
-	}
-	return error;
-}
-
-static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *header, size_t length,
-			nghttp2_data_source *source, void *user)
-{
-	struct cv_tunnel *tunnel = user;
-	struct cv_h2_stream *stream = source->ptr;
-	size_t held = stream->out.held;
-	int error;
-
-	(void)session;
-	if (tunnel->out.bytes + tunnel->staged >= OUT_LIMIT)
-		return NGHTTP2_ERR_WOULDBLOCK;
-	if (stream->released || stream->out.bytes < length)
-		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-	error = write_frame(tunnel, &stream->out, header, length);
-	cv_figure_add(&tunnel->worker->figures.bytes_buffered, (int64_t)stream->out.held - (int64_t)held);
-	if (error)
-		return NGHTTP2_ERR_CALLBACK_FAILURE;
-	if (length)
-		cv_stream_took(&stream->stream, length);
-	if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM && stream->stream.relay)
-		cv_stream_finished(&stream->stream);
-	return 0;
 }
 
 /* A frame that carries nothing. Too many of them end the tunnel. */
@@ -150,6 +56,16 @@ static struct cv_h2_stream *stream_of(nghttp2_session *session, int32_t id)
 	return id ? nghttp2_session_get_stream_user_data(session, id) : NULL;
 }
 
+/* A peer that goes on without minding is a flood. */
+static int refuse_excess(struct cv_tunnel *tunnel, int32_t id)
+{
+	cv_conn_report(tunnel->seat, CV_DIR_INBOUND, &tunnel->remote, CV_REASON_LIMIT_STREAMS,
+		       "more streams at a time than were offered");
+	if (nghttp2_submit_rst_stream(tunnel->h2, NGHTTP2_FLAG_NONE, id, NGHTTP2_REFUSED_STREAM))
+		return NGHTTP2_ERR_CALLBACK_FAILURE;
+	return spend(tunnel) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user)
 {
 	struct cv_tunnel *tunnel = user;
@@ -159,6 +75,8 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 		return 0;
 	tunnel->guard.in_head = true;
 	if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+		if (tunnel->stream_count >= CV_H2_SERVER_STREAMS)
+			return refuse_excess(tunnel, frame->hd.stream_id);
 		stream = cv_h2_stream_create(tunnel, frame->hd.stream_id);
 		if (!stream)
 			return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
@@ -308,9 +226,9 @@ static nghttp2_session_callbacks *create_callbacks(void)
 
 	if (nghttp2_session_callbacks_new(&callbacks))
 		return NULL;
-	nghttp2_session_callbacks_set_send_callback(callbacks, on_send);
-	nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
-	nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, on_read_length);
+	nghttp2_session_callbacks_set_send_callback(callbacks, cv_h2_on_send);
+	nghttp2_session_callbacks_set_send_data_callback(callbacks, cv_h2_on_send_data);
+	nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, cv_h2_on_read_length);
 	nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
 	nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
 	nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
@@ -343,7 +261,7 @@ int cv_h2_open(struct cv_tunnel *tunnel)
 {
 	bool is_server = tunnel->role == CV_ROLE_SERVER;
 	nghttp2_settings_entry settings[] = {
-		is_server ? (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, SERVER_STREAMS}
+		is_server ? (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_STREAMS}
 			  : (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
 		{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, CV_H2_STREAM_WINDOW},
 		{NGHTTP2_SETTINGS_MAX_FRAME_SIZE, CV_H2_MAX_FRAME},

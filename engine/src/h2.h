@@ -19,7 +19,8 @@ enum {
 	CV_H2_STREAM_WINDOW = 4 << 20,
 	CV_H2_TUNNEL_WINDOW = 16 << 20, /* four stalled streams may not stop a fifth */
 	CV_H2_MAX_FRAME = 1 << 20,
-	CV_H2_AUTHORITY = 300, /* a DNS name (255), brackets, a port */
+	CV_H2_SERVER_STREAMS = 200, /* of one peer at a time: more are refused one by one */
+	CV_H2_AUTHORITY = 300,      /* a DNS name (255), brackets, a port */
 	CV_H2_VECTOR = 16,
 };
 
@@ -100,6 +101,11 @@ void cv_h2_violate(struct cv_h2_stream *stream);
 /* Between the parts of it. */
 ssize_t cv_h2_read(nghttp2_session *session, int32_t id, uint8_t *bytes, size_t length, uint32_t *flags,
 		   nghttp2_data_source *source, void *user);
+ssize_t cv_h2_on_send(nghttp2_session *session, const uint8_t *bytes, size_t length, int flags, void *user);
+ssize_t cv_h2_on_read_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t session_window,
+			     int32_t stream_window, uint32_t max_frame, void *user);
+int cv_h2_on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *header, size_t length,
+		       nghttp2_data_source *source, void *user);
 void cv_h2_drop_head(struct cv_h2_stream *stream);
 struct cv_h2_stream *cv_h2_stream_create(struct cv_tunnel *tunnel, int32_t id);
 void cv_h2_stream_closed(struct cv_h2_stream *stream, uint32_t error); /* nghttp2 has forgotten it */

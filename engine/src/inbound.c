@@ -208,7 +208,6 @@ void cv_inbound_request(struct cv_h2_stream *stream)
 {
 	struct cv_tunnel *tunnel = stream->tunnel;
 	struct cv_endpoint client = client_of(stream);
-	enum cv_reason refusal;
 	struct cv_conn *conn;
 	uint16_t status;
 
@@ -217,7 +216,8 @@ void cv_inbound_request(struct cv_h2_stream *stream)
 		cv_h2_violate(stream);
 		return;
 	}
-	conn = cv_conn_create(tunnel->seat, CV_DIR_INBOUND, &client, &refusal);
+	conn = cv_conn_create(tunnel->seat, CV_DIR_INBOUND, &client,
+			      cv_share_of_text(&tunnel->seat->pod->inbound_shares, tunnel->peer->s));
 	if (!conn) {
 		cv_h2_refuse(stream, 503);
 		return;
@@ -252,12 +252,12 @@ void cv_inbound_accept(struct cv_seat *seat, int fd)
 {
 	struct cv_endpoint remote;
 	struct cv_endpoint local;
-	enum cv_reason refusal;
 	struct cv_conn *conn = NULL;
 	struct cv_tcp *tcp;
 
 	if (!names_of(fd, &remote, &local))
-		conn = cv_conn_create(seat, CV_DIR_INBOUND, &remote, &refusal);
+		conn = cv_conn_create(seat, CV_DIR_INBOUND, &remote,
+				      cv_seat_share_of(seat, &seat->pod->inbound_shares, &remote));
 	if (!conn) {
 		cv_tcp_reset(fd);
 		return;

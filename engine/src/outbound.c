@@ -280,15 +280,14 @@ void cv_outbound_accept(struct cv_seat *seat, int fd)
 {
 	struct cv_worker *worker = seat->worker;
 	struct cv_endpoint client = name_of(fd, getpeername);
-	enum cv_reason refusal = CV_REASON_NO_NOTE;
 	struct cv_endpoint destination;
 	struct cv_conn *conn = NULL;
 	struct cv_tcp *tcp;
 
 	if (original_destination(seat, fd, &destination))
-		cv_conn_report(seat, CV_DIR_OUTBOUND, &client, refusal, "nobody captured this connection");
+		cv_conn_report(seat, CV_DIR_OUTBOUND, &client, CV_REASON_NO_NOTE, "nobody captured this connection");
 	else
-		conn = cv_conn_create(seat, CV_DIR_OUTBOUND, &client, &refusal);
+		conn = cv_conn_create(seat, CV_DIR_OUTBOUND, &client, 0);
 	if (!conn) {
 		cv_tcp_reset(fd);
 		return;

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "border.h"
+#include "share.h"
 #include "worker.h"
 
 enum cv_listener_kind {
@@ -29,6 +30,8 @@ struct cv_local_pod {
 	atomic_uint watchers[CV_LISTENERS]; /* workers that still accept: the last one closes the listener */
 	atomic_uint connections[3];         /* by direction */
 	atomic_uint tunnels;                /* accepted */
+	struct cv_shares inbound_shares;    /* of inbound connections: by identity, or by address without one */
+	struct cv_shares tunnel_shares;     /* of accepted tunnels, by address */
 	atomic_uint leaving;                /* workers that still have something of a removed pod */
 	bool draining;
 };
@@ -60,6 +63,8 @@ int cv_pod_create(const struct cv_pod_sockets *from, uint32_t workers, struct cv
 void cv_pod_release(struct cv_local_pod *pod);
 
 int cv_seat_create(struct cv_worker *worker, struct cv_local_pod *pod);
+/* Who an address is in `shares`. */
+uint64_t cv_seat_share_of(const struct cv_seat *seat, const struct cv_shares *shares, const struct cv_endpoint *peer);
 struct cv_seat *cv_seat_find(struct cv_worker *worker, const struct cv_local_pod *pod);
 /* Stops accepting. */
 void cv_seat_stop(struct cv_seat *seat);

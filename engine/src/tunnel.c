@@ -14,6 +14,7 @@
 #include "engine.h"
 #include "note.h"
 #include "pool.h"
+#include "proof.h"
 #include "tcp.h"
 #include "tunnel_io.h"
 
@@ -49,6 +50,7 @@ static void grow_up(struct cv_tunnel *tunnel)
 		return;
 	tunnel->handshaking = false;
 	tunnel->worker->handshakes--;
+	cv_share_give_back(&tunnel->worker->young_shares, tunnel->share);
 	tunnel->seat->young_count--;
 	cv_list_remove(&tunnel->young);
 }
@@ -74,12 +76,15 @@ void cv_tunnel_vanish(struct cv_tunnel *tunnel)
 	tunnel->fd = -1;
 	cv_timer_cancel(&worker->timers, &tunnel->life);
 	cv_timer_cancel(&worker->timers, &tunnel->idle);
+	cv_proof_end(tunnel);
 	cv_figure_add(&worker->figures.bytes_buffered, -(int64_t)tunnel->out.held);
 	cv_queue_clear(&tunnel->out, &worker->bufs);
 	cv_list_remove(&tunnel->link);
 	cv_list_remove(&tunnel->flush.link);
-	if (tunnel->role == CV_ROLE_SERVER)
+	if (tunnel->share) {
 		atomic_fetch_sub(&tunnel->seat->pod->tunnels, 1);
+		cv_share_give_back(&tunnel->seat->pod->tunnel_shares, tunnel->share);
+	}
 	cv_worker_bury(worker, &tunnel->ready, free_tunnel);
 }
 
@@ -100,6 +105,7 @@ static void end(struct cv_tunnel *tunnel, enum cv_reason reason, const char *det
 
 	tunnel->state = CV_TUNNEL_LINGERING;
 	tunnel->retired = true;
+	cv_proof_end(tunnel);
 	stop_counting(tunnel);
 	report(tunnel, was, reason, detail);
 	cv_h2_lose_streams(tunnel, reason == CV_REASON_OK ? CV_REASON_TUNNEL_LOST : reason, detail);
@@ -294,6 +300,7 @@ void cv_tunnel_opened(struct cv_tunnel *tunnel)
 	if (settings(tunnel)->ping_interval_ms)
 		arm(tunnel, &tunnel->life, settings(tunnel)->ping_interval_ms);
 	cv_tunnel_wants_flush(tunnel);
+	cv_proof_begin(tunnel);
 	if (tunnel->pool)
 		cv_pool_opened(tunnel);
 	if (tunnel->worker->draining)
@@ -321,6 +328,7 @@ void cv_tunnel_life_init(struct cv_tunnel *tunnel)
 {
 	tunnel->life.fire = on_life;
 	tunnel->idle.fire = on_idle;
+	cv_proof_init(tunnel);
 	cv_list_init(&tunnel->link);
 	cv_list_init(&tunnel->pooled);
 	cv_list_init(&tunnel->young);

@@ -40,6 +40,10 @@ struct cv_tunnel {
 	struct cv_gather gather;
 	struct cv_timer life; /* connect, handshake, then PING */
 	struct cv_timer idle;
+	struct cv_timer proof;
+	int64_t expires_ms;    /* wall clock: the first of the certificates that proved its ends */
+	enum cv_reason lapsed; /* why that proof is no longer good; OK: it is */
+	const char *lapse_detail;
 	struct cv_endpoint remote;
 	struct cv_endpoint local;
 	uint64_t heard_ms;
@@ -47,6 +51,7 @@ struct cv_tunnel {
 	uint64_t buffered;  /* bytes that applications have not taken */
 	uint64_t owed;      /* connection credit held back */
 	struct cv_guard guard;
+	uint64_t share; /* whose it is in the pod's tunnel shares; server only */
 	uint32_t stream_count;
 	uint32_t source; /* workload numbers of the note, client only */
 	uint32_t destination;
@@ -63,6 +68,7 @@ struct cv_tunnel {
 	bool draining;       /* server: the first GOAWAY has left */
 	bool closing;        /* ends when the last stream has */
 	bool proven;         /* client: the server has spoken HTTP/2, so it accepted our certificate */
+	bool announced;      /* server: its SETTINGS have left */
 	bool violated;       /* a GOAWAY with an error has left */
 	bool closed_cleanly; /* close_notify was seen */
 	const char *verify_detail;

@@ -3,9 +3,9 @@
  * How a tunnel begins: accepted within the bounds on 15008, or connected for a pool.
  *
  * Nobody has proved anything before the handshake is over, so who is first says nothing about who is honest: when a
- * worker's handshakes are all taken, the oldest of the pod that has most of them gives way. Peers that hold
- * connections to one pod and say nothing cost neither the node's other pods nor an honest peer of this one, which is
- * done within a few round trips.
+ * worker's handshakes are all taken, in the pod that has most of them the address that has most of them gives way with
+ * its oldest. Peers that hold connections to one pod and say nothing cost neither the node's other pods nor an honest
+ * peer of this one, which is done within a few round trips.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -54,26 +54,54 @@ static struct cv_seat *busiest_seat(struct cv_worker *worker, struct cv_seat *ow
 	return busiest;
 }
 
+/* The list is never longer than the bound of handshakes, and is only walked at that bound. */
+static struct cv_tunnel *greediest_young(struct cv_seat *seat)
+{
+	struct cv_tunnel *found = NULL;
+	uint32_t most = 0;
+
+	cv_list_each (entry, &seat->young) {
+		struct cv_tunnel *tunnel = cv_container(entry, struct cv_tunnel, young);
+		uint32_t held = cv_share_held(&seat->worker->young_shares, tunnel->share);
+
+		if (held > most) {
+			most = held;
+			found = tunnel;
+		}
+	}
+	return found;
+}
+
 /* False when the bound leaves no room for anybody. */
 static bool make_room(struct cv_seat *seat)
 {
 	struct cv_worker *worker = seat->worker;
-	struct cv_seat *busiest;
+	struct cv_tunnel *greediest;
 
 	if (worker->handshakes < worker->engine->settings.max_handshakes)
 		return true;
-	busiest = busiest_seat(worker, seat);
-	if (cv_list_empty(&busiest->young))
+	greediest = greediest_young(busiest_seat(worker, seat));
+	if (!greediest)
 		return false;
-	cv_tunnel_lost(cv_container(busiest->young.next, struct cv_tunnel, young), CV_REASON_LIMIT_HANDSHAKES,
-		       "too many handshakes: this one was the oldest");
+	cv_tunnel_lost(greediest, CV_REASON_LIMIT_HANDSHAKES,
+		       "too many handshakes: this one was the oldest of the address that has most of them");
 	return true;
 }
 
-static enum cv_reason accept_limit(struct cv_seat *seat)
+static enum cv_reason accept_limit(struct cv_seat *seat, uint64_t share, const char **detail)
 {
-	if (atomic_load(&seat->pod->tunnels) >= seat->worker->engine->settings.max_connections_per_pod)
+	uint32_t bound = seat->worker->engine->settings.max_connections_per_pod;
+	uint32_t open = atomic_load(&seat->pod->tunnels);
+
+	if (open >= bound) {
+		*detail = "the pod has too many tunnels";
 		return CV_REASON_LIMIT_CONNECTIONS;
+	}
+	if (!cv_share_allows(&seat->pod->tunnel_shares, share, open, bound)) {
+		*detail = "this address has its share of the pod's tunnels: what is left is for others";
+		return CV_REASON_LIMIT_SHARE;
+	}
+	*detail = "too many handshakes";
 	return make_room(seat) ? CV_REASON_OK : CV_REASON_LIMIT_HANDSHAKES;
 }
 
@@ -83,9 +111,11 @@ void cv_tunnel_accept(struct cv_seat *seat, int fd)
 	struct sockaddr_storage local;
 	socklen_t remote_length = sizeof(remote);
 	socklen_t local_length = sizeof(local);
-	enum cv_reason limit = accept_limit(seat);
 	struct cv_endpoint peer = {0};
 	struct cv_tunnel *tunnel = NULL;
+	const char *detail = "";
+	enum cv_reason limit;
+	uint64_t share;
 
 	if (getpeername(fd, (struct sockaddr *)&remote, &remote_length) < 0 ||
 	    getsockname(fd, (struct sockaddr *)&local, &local_length) < 0) {
@@ -93,16 +123,22 @@ void cv_tunnel_accept(struct cv_seat *seat, int fd)
 		return;
 	}
 	(void)cv_endpoint_from_sockaddr(&remote, &peer);
+	share = cv_seat_share_of(seat, &seat->pod->tunnel_shares, &peer);
+	limit = accept_limit(seat, share, &detail);
 	if (limit == CV_REASON_OK) {
 		tunnel = create(seat, CV_ROLE_SERVER, fd);
 		limit = CV_REASON_LIMIT_DESCRIPTORS;
+		detail = "no descriptor or memory for a tunnel";
 	}
 	if (!tunnel) {
-		cv_conn_report(seat, CV_DIR_INBOUND, &peer, limit, "too many tunnels or handshakes");
+		cv_conn_report(seat, CV_DIR_INBOUND, &peer, limit, detail);
 		cv_tcp_reset(fd);
 		return;
 	}
 	atomic_fetch_add(&seat->pod->tunnels, 1);
+	cv_share_take(&seat->pod->tunnel_shares, share);
+	cv_share_take(&seat->worker->young_shares, share);
+	tunnel->share = share;
 	tunnel->remote = peer;
 	(void)cv_endpoint_from_sockaddr(&local, &tunnel->local);
 	tunnel->may_write = true;

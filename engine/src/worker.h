@@ -14,6 +14,7 @@
 
 #include "buf.h"
 #include "list.h"
+#include "share.h"
 #include "stats.h"
 #include "timer.h"
 
@@ -65,9 +66,10 @@ struct cv_worker {
 	struct cv_list ready;
 	struct cv_list flush;
 	struct cv_list graves;
-	struct cv_list seats;   /* struct cv_seat: the pods, as this worker sees them */
-	struct cv_list waiting; /* struct cv_conn: until tables or identities change */
-	uint32_t handshakes;    /* in flight */
+	struct cv_list seats;          /* struct cv_seat: the pods, as this worker sees them */
+	struct cv_list waiting;        /* struct cv_conn: until tables or identities change */
+	uint32_t handshakes;           /* in flight */
+	struct cv_shares young_shares; /* of these, by the address that the tunnel has in its pod's shares */
 	bool draining;
 	bool drained;
 	struct cv_timer drain_timer;

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import h2.events
 import pytest
+from h2.settings import SettingCodes
 
 from mesh.reasons import Reason
 from tests.engine.conftest import ServerNode
-from tests.support.hyper import tls_context
+from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Credential
-from tests.support.sockets import HBONE, connect, until
+from tests.support.sockets import HBONE, connect, read_exactly, until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -119,17 +120,49 @@ def test_a_few_thousand_pings_are_no_flood(server: ServerNode, client_credential
     assert peer.status(peer.connect(server.authority)) == 200
 
 
-def test_more_streams_than_offered_are_a_violation(server: ServerNode, client_credential: Credential) -> None:
+def open_by_hand(peer: Hyper, authority: str, stream: int) -> bytes:
+    """A request as bytes: h2 would hold us to the bound."""
+    return frame(1, 4, stream, peer.h2.encoder.encode([(":method", "CONNECT"), (":authority", authority)]))
+
+
+def test_streams_beyond_those_offered_are_refused_alone(server: ServerNode, client_credential: Credential) -> None:
     peer = server.dial(client_credential)
     peer.wait(h2.events.RemoteSettingsChanged)
+    assert peer.h2.remote_settings.max_concurrent_streams == 200
     streams = [peer.connect(server.authority) for _ in range(200)]
     for stream in streams:
         assert peer.status(stream) == 200
+    peer.ping()  # and so they have our acknowledgement: now they cannot say that they raced us
+    peer.h2.remote_settings.acknowledge()
+    peer.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1000
+    peer.h2.remote_settings.acknowledge()
+    excess = [peer.connect(server.authority) for _ in range(20)]
+    assert [peer.reset_code(stream) for stream in excess] == [7] * 20, "REFUSED_STREAM"
+    assert server.engine.stats().refused[Reason.LIMIT_STREAMS] == 20
     assert server.engine.stats().connections_open == 200
-    # h2 would not let us: write the frame by hand
-    encoded = peer.h2.encoder.encode([(":method", "CONNECT"), (":authority", server.authority)])
-    peer.socket.sendall(frame(1, 4, 401, encoded))
+    peer.end(streams[0])
+    app = server.accept()
+    app.close()
+    until(lambda: server.engine.stats().connections_open == 199)
+    assert peer.status(peer.connect(server.authority)) == 200
+
+
+def test_streams_that_race_our_settings_are_refused_alone(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
+    peer.raw(b"".join(open_by_hand(peer, server.authority, 2 * i + 1) for i in range(300)))
+    until(lambda: server.engine.stats().refused[Reason.LIMIT_STREAMS] == 100)
+    assert server.engine.stats().connections_open == 200
+    assert server.engine.stats().tunnels_open == 1
+
+
+def test_a_flood_of_excess_streams_ends_the_tunnel(server: ServerNode, client_credential: Credential) -> None:
+    peer = server.dial(client_credential)
+    with contextlib.suppress(OSError):
+        peer.raw(b"".join(open_by_hand(peer, server.authority, 2 * i + 1) for i in range(9000)))
+    until(lambda: server.engine.stats().refused[Reason.PROTOCOL_ERROR] > 0)
+    until(lambda: server.engine.stats().tunnels_open == 0)
     until(lambda: server.engine.stats().connections_open == 0)
+    assert server.engine.stats().refused[Reason.LIMIT_STREAMS] < 6000
 
 
 def test_a_peer_that_reads_nothing_is_given_up(
@@ -169,5 +202,4 @@ def test_a_request_in_pieces_is_a_request(server: ServerNode, client_credential:
         peer.socket.sendall(data[at : at + size])
     assert peer.status(stream) == 200
     app = server.accept()
-    app.settimeout(5)
-    assert app.recv(100) == b"in pieces"
+    assert read_exactly(app, 9) == b"in pieces"

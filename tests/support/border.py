@@ -8,20 +8,20 @@ import os
 import sys
 from typing import Any
 
-from engine import border
+from engine import border as engine_border
 
 
 def load_border() -> Any:
     """The module `engine._border`."""
     path = os.environ.get("CULVERT_BORDER")
     if not path or "engine._border" in sys.modules:
-        return border.load()
+        return engine_border.load()
     spec = importlib.util.spec_from_file_location("engine._border", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules["engine._border"] = module
     spec.loader.exec_module(module)
-    border.check(module)
+    engine_border.check(module)
     return module
 
 

@@ -40,6 +40,17 @@ class Authority:
             self.now + timedelta(days=3650),
         )
 
+    def renewed_root(self) -> str:
+        """Another certificate of the same root: the key and the name stay."""
+        again = self._sign(
+            self.subject,
+            self.key.public_key(),
+            x509.BasicConstraints(ca=True, path_length=None),
+            self.now - timedelta(hours=1),
+            self.now + timedelta(days=7300),
+        )
+        return pem(again)
+
     @property
     def pem(self) -> str:
         return self.certificate.public_bytes(Encoding.PEM).decode()
