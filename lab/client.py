@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,8 +42,10 @@ def order(lab: str, do: str, timeout_s: float = 60.0, **arguments: Any) -> dict[
     except Refused as error:
         raise LabError(str(error)) from error
     except SupervisorGone as error:
+        if not LabPaths(lab).root.exists():
+            raise LabError(f"lab {lab!r} is gone: it was taken down meanwhile") from error
         if is_alive(lab):
-            raise LabError(f"the supervisor of lab {lab!r} does not listen yet: {error}") from error
+            raise LabError(f"lab {lab!r} takes no orders now, it is being started or taken down: {error}") from error
         raise LabError(
             f"the supervisor of lab {lab!r} has died: `culvert lab down --lab {lab}` removes the rest"
         ) from error
@@ -99,18 +101,26 @@ def _wait_answering(own: LabPaths, process: "subprocess.Popen[bytes]", log: Bina
 def take_down(lab: str) -> list[str]:
     """End a lab and remove all of it; returns what could not be removed."""
     own = LabPaths(lab)
-    try:
-        supervisor = os.pidfd_open(ask(own.control, {"do": "ping"}, 5.0)["pid"])
-        ask(own.control, {"do": "down"}, 5.0)
-    except (SupervisorGone, Refused, OSError):
-        supervisor = -1
-    if supervisor >= 0:
-        _wait_ended(supervisor)
-    elif is_alive(lab):
-        raise LabError(f"lab {lab!r} is held by a supervisor that does not answer; end it and try again")
+    deadline = time.monotonic() + DOWN_DEADLINE_S
+    while is_alive(lab) and not _end(own):  # one that is being started answers soon, one that ends is gone soon
+        if time.monotonic() > deadline:
+            raise LabError(f"lab {lab!r} is held by a supervisor that does not answer; end it and try again")
+        time.sleep(0.05)
     if own.root.exists():
         return _sweep(lab)
     return []
+
+
+def _end(own: LabPaths) -> bool:
+    """Tell a supervisor to end and wait until it has; False when it does not listen."""
+    try:
+        supervisor = os.pidfd_open(ask(own.control, {"do": "ping"}, 5.0)["pid"])
+    except (SupervisorGone, Refused, OSError):
+        return False
+    with suppress(SupervisorGone, Refused, OSError):
+        ask(own.control, {"do": "down"}, 5.0)
+    _wait_ended(supervisor)
+    return True
 
 
 def wait_ready(lab: str, timeout_s: float, progress: Callable[[str], None], only: set[str] | None = None) -> list[str]:

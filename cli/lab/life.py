@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def up(directory: Path | None, lab_name: str, nodes: str | None, no_mesh: bool, 
             refused += complain_all("refused", client.refused_by_controller(lab_name))
             status = client.order(lab_name, "status")
     except LabError as error:
-        client.take_down(lab_name)
+        with suppress(LabError):
+            client.take_down(lab_name)
         fail(f"{error}; the lab was taken down again")
     for line in not_ready:
         complain(f"not ready: {line}")

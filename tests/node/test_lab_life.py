@@ -87,6 +87,79 @@ def test_interrupted_start_leaves_nothing(tmp_path, number):
     assert left_behind(own) == []
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 1.5])
+def test_down_while_up_is_running_takes_it_down_and_up_says_so(tmp_path, after_s):
+    """While its supervisor starts, and while `up` waits for a pod that never becomes ready."""
+    unready = pod("a", "sleep", "1000")
+    unready["spec"]["containers"][0]["readinessProbe"] = {"exec": {"command": ["false"]}}
+    own = name("race")
+    up = start("lab", "up", str(write(tmp_path, unready)), "--lab", own, "--no-mesh", stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: Path(f"/run/culvert/labs/{own}/supervisor.log").exists())
+    time.sleep(after_s)
+    down = culvert("lab", "down", "--lab", own)
+    said = up.communicate(timeout=30)[1]
+    assert (down.returncode, down.stderr) == (0, "")
+    assert up.returncode == 1
+    assert "Traceback" not in said
+    assert left_behind(own) == []
+
+
+def test_one_of_several_starts_under_one_name_wins(tmp_path):
+    own, manifests = name("many"), write(tmp_path, pod("a"))
+    ups = [
+        start("lab", "up", str(manifests), "--lab", own, "--no-mesh", stderr=subprocess.PIPE, text=True) for _ in "abc"
+    ]
+    said = [up.communicate(timeout=60)[1] for up in ups]
+    try:
+        assert sorted(up.returncode for up in ups) == [0, 1, 1], said
+        assert pods_of(own)["a"]["ready"]
+    finally:
+        culvert("lab", "down", "--lab", own)
+
+
+def test_what_a_reboot_leaves_is_no_hindrance(tmp_path):
+    """Files without processes, without namespaces, with a record that was being written."""
+    manifests = write(tmp_path, pod("a"))
+    with lab("boot", manifests) as own:
+        root = Path(f"/run/culvert/labs/{own}")
+        for damage in ("", "{"):
+            os.kill(status(own)["supervisor"], signal.SIGKILL)
+            wait_for(lambda: "has died" in culvert("lab", "status", "--lab", own).stderr)
+            for path in Path("/run/netns").glob(f"cv-{own}-*"):
+                subprocess.run(["ip", "netns", "delete", path.name], check=True)
+            (root / "record.json").write_text(damage)
+            done = culvert("lab", "up", str(manifests), "--lab", own, "--no-mesh")
+            assert done.returncode == 0, done.stderr
+            assert pods_of(own)["a"]["ready"]
+
+
+def test_programs_that_cannot_be_started_are_named_with_the_reason(tmp_path):
+    missing = pod("missing", "no-such-program")
+    nowhere = pod("nowhere", "true")
+    nowhere["spec"]["containers"][0]["workingDir"] = "/no/such/directory"
+    own = name("cannot")
+    try:
+        done = culvert("lab", "up", str(write(tmp_path, missing, nowhere)), "--lab", own, "--no-mesh", "--timeout", "2")
+        assert done.returncode == 1
+        assert "no-such-program: not found" in done.stderr
+        assert "/no/such/directory" in done.stderr
+    finally:
+        culvert("lab", "down", "--lab", own)
+
+
+def test_log_of_a_program_that_writes_for_ever_stays_bounded(tmp_path):
+    with lab("flood", write(tmp_path, pod("a", "yes"), pod("b"))) as own:
+        log = Path(f"/run/culvert/labs/{own}/logs/default_a/c.log")
+        sizes = []
+        for _ in range(40):
+            sizes.append(log.stat().st_size)
+            time.sleep(0.1)
+        # What one program can write between two looks; without a bound it would be several times that.
+        assert max(sizes[15:]) < 1 << 30
+        assert min(sizes[15:]) < 64 << 20
+        assert culvert("lab", "exec", "--lab", own, "default/b", "--", "true").returncode == 0
+
+
 def test_two_labs_with_the_same_names_and_addresses_do_not_meet(tmp_path):
     manifests = write(tmp_path, pod("a", "python3", "-m", "http.server", "80", nodeName="n"))
     with lab("one", manifests) as one, lab("two", manifests) as two:
