@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -315,3 +316,38 @@ def test_the_agent_is_small(stage: AgentStage) -> None:
         print(f"agent: {resident} kB resident, {anonymous} kB of it private")
         assert resident < 48_000
         assert anonymous < 28_000
+
+
+def test_istios_label_enrols_a_pod_only_where_it_is_honoured(stage: AgentStage) -> None:
+    stage.add_pod("a", stage.net.a)
+    stage.add_pod("b", stage.net.b, labels={"istio.io/dataplane-mode": "none"})
+    stage.label(shop={"istio.io/dataplane-mode": "ambient"})
+    stage.start("--istio-labels")
+    with ZtunnelStub(stage.runtime, stage.plane):
+        stage.reaches("a", "captured")
+        assert stage.pod("b") == {}
+        stage.add_pod("b", stage.net.b, labels={"istio.io/dataplane-mode": "none", "culvert.io/mesh": "enabled"})
+        stage.reaches("b", "captured")
+        stage.stop()
+        stage.start()  # without the setting the label is nobody's, and what was enrolled by it is let go
+        stage.reaches("a", "")
+        assert stage.pod("b")["captured"]
+
+
+def test_pods_are_not_reached_past_a_ztunnel_that_stays_away(stage: AgentStage) -> None:
+    enrol_a(stage)
+    stage.start("--fallback-s", "1")
+    plane, cookie = stage.plane, stage.net.a.cookie
+    with ZtunnelStub(stage.runtime, plane):
+        stage.reaches("a", "captured")
+        plane.set_fallback(cookie, True)
+        time.sleep(1.5)
+        assert plane.fallback(cookie)
+    assert plane.fallback(cookie)  # for as long as a restart takes
+    until(lambda: not plane.fallback(cookie), "the bit is cleared", 5)
+    assert "1 pods refuse plain connections" in stage.log
+    with ZtunnelStub(stage.runtime, plane):
+        stage.reaches("a", "captured")
+        plane.set_fallback(cookie, True)
+        time.sleep(1.5)
+        assert plane.fallback(cookie)

@@ -141,3 +141,50 @@ def test_bpf_upgrade_under_load_loses_nothing(mesh: Mesh) -> None:
         done = lab_stage.culvert("node", "upgrade-bpf", "--node", f"{mesh.lab}-node-a")
         assert done.returncode == 0, done.stderr
         assert load.result()["failed"] == 0
+
+
+def test_way_past_an_absent_ztunnel_is_closed_after_a_while_and_open_again_with_the_next(mesh: Mesh) -> None:
+    """Whoever is away cannot hear of a policy: what it said last holds for some seconds only.
+
+    The supervisor is stopped meanwhile, so that nobody starts ztunnel again.
+    """
+    web, supervisor = mesh.ips("shop/web")[0], mesh.status()["supervisor"]
+    eventually(lambda: passes(mesh, "legacy/outside", web))
+    for _ in range(2):  # the second time shows that the next ztunnel has said again what it lets pass
+        ztunnel = mesh.pid("node-b", "ztunnel")
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            os.kill(ztunnel, signal.SIGKILL)
+            eventually(lambda gone=ztunnel: not Path(f"/proc/{gone}/ns/net").exists())
+            assert passes(mesh, "legacy/outside", web)
+            eventually(lambda: not passes(mesh, "legacy/outside", web), 10)
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        eventually(lambda: passes(mesh, "legacy/outside", web), 20)
+
+
+def passes(mesh: Mesh, pod: str, address: str) -> bool:
+    script = "import socket, sys; socket.create_connection((sys.argv[1], 7001), 3).recv(9) or sys.exit(1)"
+    return mesh.run(pod, "python3", "-c", script, address).returncode == 0
+
+
+def test_nobody_but_the_node_itself_reaches_what_shows_or_changes_its_configuration(mesh: Mesh) -> None:
+    nodes = {item["name"]: item["ips"] for item in mesh.status()["nodes"]}
+    targets = [(ip, port) for ips in nodes.values() for ip in ips for port in (15000, 15022)]
+    targets += [("172.30.0.1", 15016), ("fd00:30::1", 15016)]
+    for source in ("shop/client", "legacy/outside", "legacy/server", "node/node-a"):
+        open_ones = [target for target in targets if reads(mesh, source, *target)]
+        assert open_ones == [], f"{source} reaches them"
+    for ip in nodes["node-b"]:  # a kubelet's and a scraper's
+        assert reads(mesh, "legacy/outside", ip, 15020)
+        assert reads(mesh, "legacy/outside", ip, 15021)
+    assert reads(mesh, "node/node-b", "127.0.0.1", 15000)
+
+
+def reads(mesh: Mesh, source: str, address: str, port: int) -> bool:
+    """Whether an HTTP request there is answered at all."""
+    host = f"[{address}]" if ":" in address else address
+    done = mesh.run(
+        source, "curl", "-gsS", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", f"http://{host}:{port}/"
+    )
+    return done.stdout not in ("", "000")

@@ -19,7 +19,8 @@ from ztunnel.inpod.pods import PodInfo, PodTable
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 15.0
+# A try on a local socket costs nothing, and an agent that is back waits for us before it captures anything.
+BACKOFF_MAX_S = 1.0
 
 
 class AgentLink:
