@@ -3,6 +3,7 @@
 Used by the loader before it touches anything, and by `culvert check`. Versions are never compared.
 """
 
+import errno
 import importlib.util
 import os
 import struct
@@ -14,7 +15,9 @@ from bpf import cgroup, kernel
 from bpf.paths import BPFFS
 
 SOCK_ADDR, SOCK_OPS, SK_LOOKUP = 18, 13, 30
-CONNECT4, BIND4, GETPEERNAME4, GETSOCKNAME4, LOOKUP = 10, 8, 29, 31, 36
+SCHED_CLS = 3
+CONNECT4, BIND4, GETPEERNAME4, GETSOCKNAME4, LOOKUP, TCX_INGRESS = 10, 8, 29, 31, 36, 46
+NO_SUCH_LINK = 0x7FFFFFFF  # the index of no network link
 
 # Helper numbers of enum bpf_func_id.
 STORAGE_GET, NETNS_COOKIE, SK_ASSIGN, SET_RETVAL, MPTCP_SOCK, TCP_CB_FLAGS = 107, 122, 124, 187, 196, 59
@@ -64,6 +67,24 @@ def _has_helper(kind: int, attach_type: int, helper: int) -> bool:
 def has_mptcp() -> bool:
     """Can a program get from a subflow to its MPTCP socket?"""
     return _has_helper(SOCK_ADDR, CONNECT4, MPTCP_SOCK) and _has_helper(SOCK_OPS, 0, MPTCP_SOCK)
+
+
+def has_guard() -> bool:
+    """Can a program be put on a network link by a link of its own (tcx)?
+
+    A link that does not exist must be the reason of the refusal.
+    """
+    try:
+        fd, _ = kernel.load_program(SCHED_CLS, 0, _RETURN_1)
+    except (kernel.Rejected, OSError):
+        return False
+    try:
+        os.close(kernel.link_create(fd, NO_SUCH_LINK, TCX_INGRESS))
+    except OSError as error:
+        return error.errno == errno.ENODEV
+    finally:
+        os.close(fd)
+    return False
 
 
 def _held_capabilities() -> int:
@@ -177,6 +198,9 @@ def kernel_checks() -> list[Check]:
     is_met = has_mptcp()
     loss = "has" if is_met else "lacks (getpeername of MPTCP applications shows ztunnel's address without it)"
     checks.append(Check("mptcp", is_met, f"this kernel {loss} the way from a subflow to its MPTCP socket", False))
+    is_met = has_guard()
+    loss = "has" if is_met else "lacks (what evades the capture is not dropped at the source without it)"
+    checks.append(Check("guard", is_met, f"this kernel {loss} programs on network links (tcx, Linux 6.6)", False))
     return checks
 
 

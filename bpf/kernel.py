@@ -73,7 +73,10 @@ class ProgramInfo:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """A link: which program it runs and on what. `target` is a cgroup id, or a netns inode (0 once it is gone)."""
+    """A link: which program it runs and on what.
+
+    `target` is a cgroup id, a netns inode or the index of a network link; the last two are 0 once it is gone.
+    """
 
     id: int
     type: int
@@ -227,9 +230,12 @@ def link_info(fd: int) -> LinkInfo:
     return LinkInfo(number, kind, program, target, attach_type)
 
 
-def link_create(program_fd: int, target_fd: int, attach_type: int) -> int:
-    """Attach a program by a link, which ends with its last descriptor unless pinned."""
-    return call(LINK_CREATE, struct.pack("=IIII", program_fd, target_fd, attach_type, 0), "create link")
+def link_create(program_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
+    """Attach a program by a link, which ends with its last descriptor unless pinned.
+
+    `target` is a descriptor, for tcx the index of a network link in the caller's namespace.
+    """
+    return call(LINK_CREATE, struct.pack("=IIII", program_fd, target, attach_type, flags), "create link")
 
 
 def link_update(link_fd: int, program_fd: int) -> None:

@@ -73,3 +73,7 @@ class NodePaths:
     def inbound(self, netns_cookie: int) -> Path:
         """The sk_lookup link of a pod."""
         return self.pods / str(netns_cookie) / "inbound"
+
+    def guard(self, netns_cookie: int, index: int) -> Path:
+        """The tcx link on the node's end of one of a pod's links, by the index of that end."""
+        return self.pods / str(netns_cookie) / f"guard-{index}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bpf import kernel, links
+from bpf.ends import Ends
 from bpf.layout import (
     CAddress,
     CEdge,
@@ -45,6 +46,7 @@ __all__ = [
     "Direction",
     "EdgeKey",
     "EdgeStats",
+    "Ends",
     "Failure",
     "Flow",
     "FlowFlag",
@@ -167,7 +169,11 @@ class Plane:
         return {netns: Pod.unpack(netns, raw) for netns, raw in cookies}
 
     def unenrol(self, netns: int) -> None:
-        """Forget a pod: capture first, then its link, addresses, fallback, listeners and expected tuples."""
+        """Forget a pod: capture first, then its links, addresses, fallback, listeners and expected tuples.
+
+        The guard goes before: without the capture it would cut the pod off.
+        """
+        self.detach_guard(netns)
         kernel.map_delete(self._fds["pods"], struct.pack("=Q", netns))
         self.detach_inbound(netns)
         for address, entry in self.addresses().items():
@@ -353,6 +359,21 @@ class Plane:
     def detach_inbound(self, netns: int) -> bool:
         """Remove a pod's link; False when it had none."""
         return links.detach(self.paths, netns)
+
+    def attach_guard(self, netns: int, netns_fd: int) -> Ends:
+        """Let nobody but ztunnel open TCP connections out of a pod; returns where the guard stands and where not.
+
+        Call in the node's own netns, where the other ends of the pod's links are. Raises OSError.
+        """
+        return links.attach_guard(self.paths, netns, netns_fd)
+
+    def detach_guard(self, netns: int) -> bool:
+        """Remove a pod's guard; False when it had none."""
+        return links.detach_guard(self.paths, netns)
+
+    def is_guarded(self, netns: int) -> bool:
+        """Whether the pod has a guard, and every link that it was put on still exists."""
+        return links.is_guarded(self.paths, netns)
 
     def inbound_links(self) -> dict[int, bool]:
         """Pods with a pinned link by netns cookie, and whether its netns still lives."""

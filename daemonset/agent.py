@@ -135,6 +135,11 @@ class Agent:
         if (worker := self._workers.get(uid)) is not None:
             worker.lost(reason)
 
+    def check_guards(self) -> None:
+        """Make good what became of the guards: a pod's link may be made anew while it runs."""
+        for worker in self._workers.values():
+            worker.check_guard()
+
     def _place(self, pod: Pod) -> Refusal | None:
         wish = wish_of(pod, self._snapshot.namespaces, self._here.node, istio_labels=self._here.istio_labels)
         worker = self._workers.get(pod.uid)

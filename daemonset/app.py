@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpf.features import has_guard
 from daemonset.agent import Agent, Here, KernelNamespaces
 from daemonset.config import Config
 from daemonset.controller_link import ControllerLink
@@ -99,7 +100,8 @@ async def _work(config: Config, status: Status, source: PodSource) -> None:
     sources = status.sources
     sources.step = "programs to be loaded"
     sources.loader = await _load_programs(config)
-    with NodeKernel.open(config.key) as kernel:
+    no_guard = _no_guard(config.enrolment.guard)
+    with NodeKernel.open(config.key, no_guard=no_guard) as kernel:
         node_cookie = netns_cookie(OWN_NETNS)
         kernel.set_node(node_cookie)
         reports = Reports(config.place.node, _controller_link(config).open)
@@ -117,6 +119,13 @@ async def _work(config: Config, status: Status, source: PodSource) -> None:
             background.start(guard.run(), "fallback of pods")
             background.start(_follow(source, parts, status, enrolment.watch_pins_s), "pods")
             await background.failed()
+
+
+def _no_guard(setting: str) -> str:
+    """Why no pod is guarded; empty: they are."""
+    if setting == "off":
+        return "the setting --guard is off"
+    return "" if has_guard() else "this kernel lacks programs on network links (tcx, Linux 6.6)"
 
 
 def _controller_link(config: Config) -> ControllerLink:
@@ -154,13 +163,14 @@ async def _follow(source: PodSource, parts: _Parts, status: Status, watch_pins_s
         parts.agent.start(snapshot, parts.kernel.held())
         parts.ztunnels.open()
         parts.background.start(parts.reports.run(), "reports")
-        parts.background.start(_watch_pins(parts.kernel, watch_pins_s), "pins")
+        parts.background.start(_watch_pins(parts, watch_pins_s), "pins")
         status.sources.step = ""
         log.info("ready; %d pods on this node", len(snapshot.pods))
 
 
-async def _watch_pins(kernel: NodeKernel, interval_s: float) -> None:
+async def _watch_pins(parts: _Parts, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        if missing := kernel.missing():
+        if missing := parts.kernel.missing():
             raise SetReplaced(f"the node's set has changed under us: {missing}")
+        parts.agent.check_guards()

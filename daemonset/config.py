@@ -41,6 +41,7 @@ class Enrolment:
     retry_max_s: float = setting(30.0, "longest pause between two tries")
     handover_s: float = setting(10.0, "how long to wait for an agent that is being replaced to end")
     watch_pins_s: float = setting(5.0, "how often the pins are compared with what is open")
+    guard: str = setting("on", "on or off: drop at the source TCP connections that a captured pod opens past ztunnel")
     load_timeout_s: float = setting(120.0, "deadline of the process that compiles and attaches the programs")
 
 
@@ -86,6 +87,7 @@ def _check(config: Config) -> list[str]:
         ""
         if 0 < enrolment.retry_first_s <= enrolment.retry_max_s
         else "--retry-first-s: takes 0 < it <= --retry-max-s",
+        "" if enrolment.guard in ("on", "off") else f"--guard: {enrolment.guard!r} is neither on nor off",
         "" if config.ports.status_port < 65536 else "--status-port: not a port",
         "" if len(str(config.zds_socket)) < 108 else f"--runtime: {config.zds_socket} is too long for a unix socket",
     ]

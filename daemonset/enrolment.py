@@ -45,6 +45,12 @@ class Kernel(Protocol):
     def capture(self, cookie: int, netns: int, addresses: Sequence[IPAddress]) -> None:
         """Steer what arrives, then capture what the pod dials."""
 
+    def guard(self, cookie: int, netns: int) -> str:
+        """Let only ztunnel open connections out of a captured pod; why that does not hold, empty: it does."""
+
+    def guard_stands(self, cookie: int) -> bool:
+        """Whether nothing is to be done about a pod's guard."""
+
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port."""
 
@@ -129,6 +135,7 @@ class Worker:
         self.refused: RefusalKind | None = None  # in state REFUSED: why, in a word
         self.captured = False  # the kernel captures it, whatever its state
         self.pre_enrolment: int | None = None  # connections that are older than the capture; None: not known
+        self.unguarded = ""  # of a captured pod: why something may leave it past ztunnel
         self.since = world.clock.now()
         self._world = world
         self._pace = pace
@@ -152,6 +159,17 @@ class Worker:
             return
         self.goal = goal
         self._touch()
+
+    def check_guard(self) -> None:
+        """Make the guard of a captured pod anew where its link is another one now."""
+        if self.captured and not self._world.kernel.guard_stands(self.cookie):
+            self._guard()
+
+    def _guard(self) -> None:
+        before, self.unguarded = self.unguarded, self._world.kernel.guard(self.cookie, self.netns)
+        if self.unguarded != before:
+            log.info("pod %s: guard: %s", self.pod.full_name, self.unguarded or "stands")
+            self._world.changed()
 
     def lost(self, reason: str) -> None:
         """No ztunnel listens for this pod any more; it stays captured and its connections are refused."""
@@ -239,6 +257,7 @@ class Worker:
             self.pre_enrolment = self._count_older()
         self._world.kernel.capture(self.cookie, self.netns, self.pod.addresses)
         self.captured = True
+        self._guard()  # after the capture: an opening of the pod that is not captured yet shall not be dropped
         self._announce()
         return Outcome.DONE
 

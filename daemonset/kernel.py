@@ -1,4 +1,4 @@
-"""The node's maps and links in the agent's words: capture a pod, let it go, say what is held.
+"""The node's maps and links in the agent's words: capture a pod, guard it, let it go, say what is held.
 
 Owns the open plane. The order of writes inside `capture` matters and is argued there; each call may be repeated. What
 is pinned outlives this process on purpose.
@@ -30,14 +30,15 @@ _OWN_MAPS = ("pods", "addresses", "node", "fallback", "counters")
 class NodeKernel:
     """One node's plane; a context manager."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, no_guard: str = "") -> None:
         self._plane = plane
+        self.no_guard = no_guard  # why no pod is guarded; empty: they are
 
     @classmethod
-    def open(cls, key: str, bpffs: Path = BPFFS, runtime: Path = RUNTIME) -> "NodeKernel":
+    def open(cls, key: str, bpffs: Path = BPFFS, runtime: Path = RUNTIME, no_guard: str = "") -> "NodeKernel":
         """Open what is pinned for a node; raises KernelFault."""
         try:
-            return cls(Plane.open(key, bpffs, runtime))
+            return cls(Plane.open(key, bpffs, runtime), no_guard)
         except (PlaneUnavailable, BadManifest, OSError) as error:
             raise KernelFault(str(error)) from error
 
@@ -79,9 +80,32 @@ class NodeKernel:
             plane.attach_inbound(cookie, netns)
             plane.enrol(cookie, ip4, ip6, PodFlag.CAPTURE | PodFlag.INBOUND)
 
+    def guard(self, cookie: int, netns: int) -> str:
+        """Let only ztunnel open connections out of a captured pod. Returns why that does not hold; empty: it does."""
+        try:
+            if self.no_guard:
+                self._plane.detach_guard(cookie)  # of an agent before us
+                return self.no_guard
+            ends = self._plane.attach_guard(cookie, netns)
+            if not self._plane.is_guarded(cookie):
+                return (
+                    f"no end of its links is in the node's network namespace ({', '.join(ends.without) or 'no links'})"
+                )
+        except OSError as error:
+            return str(error)
+        # What the pod hid from us later is guarded all the same: its guard stays where it is.
+        return (
+            f"these links have no end on the node: {', '.join(ends.without)}" if ends.indexes and ends.without else ""
+        )
+
+    def guard_stands(self, cookie: int) -> bool:
+        """Whether nothing is to be done about a pod's guard."""
+        return bool(self.no_guard) or self._plane.is_guarded(cookie)
+
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port; raises KernelFault."""
         with _named("end of capture"):
+            self._plane.detach_guard(cookie)  # first: it would cut off a pod that is not captured
             if self._plane.pod(cookie) is not None:
                 self._plane.set_flags(cookie, PodFlag(0))
 

@@ -26,9 +26,10 @@ from mesh.http import Request, Response, Routes
 REFRESH_S = 1.0
 
 NOT_CAPTURED = (
-    "raw and packet sockets, and what a network namespace nested in a pod forwards, are not captured and not dropped "
-    "at the source: no guard is installed (STRICT refuses them at their destination)"
+    "raw and packet sockets, and what a network namespace nested in a pod forwards, are not captured and {} at the "
+    "source (STRICT refuses them at their destination)"
 )
+_DROPPED = "guard_dropped_"  # exits of the guard, as the kernel names them
 
 
 @dataclass(slots=True)
@@ -93,8 +94,26 @@ class Status:
             },
             "pods": list(self.pods()),
             "source_faults": list(agent.snapshot.faults) if agent else [],
-            "not_captured": NOT_CAPTURED,
+            "guard": self._guard(),
+            "not_captured": NOT_CAPTURED.format(self._what_becomes()),
         }
+
+    def _guard(self) -> dict[str, Any]:
+        """Whether pods are guarded, and what the guard dropped, by reason."""
+        kernel = self.sources.kernel
+        if kernel is None:
+            return {"on": False, "problem": "not ready", "dropped": {}}
+        try:
+            dropped = _dropped(kernel.counters())
+        except KernelFault as fault:
+            return {"on": False, "problem": str(fault), "dropped": {}}
+        return {"on": not kernel.no_guard, "problem": kernel.no_guard, "dropped": dropped}
+
+    def _what_becomes(self) -> str:
+        kernel = self.sources.kernel
+        if kernel is None or kernel.no_guard:
+            return "not dropped"
+        return "TCP connections of theirs are dropped by the guard"
 
     def pods(self) -> Iterator[dict[str, Any]]:
         """Each pod that is in the mesh, asks for it or is on its way out, by name."""
@@ -118,6 +137,12 @@ class Status:
             *_family("pods", "Pods that ask for the mesh, by state.", "state", {s.value: states[s] for s in State}),
             *_family("pods_captured", "Pods that the kernel captures now.", "", {"": sum(r["captured"] for r in rows)}),
             *_family("pods_refused", "Pods that cannot be enrolled, by reason.", "reason", refused),
+            *_family(
+                "pods_guarded",
+                "Captured pods of which only ztunnel opens connections.",
+                "",
+                {"": sum(_is_guarded(r) for r in rows)},
+            ),
             *_family("ztunnels", "Ztunnels that are connected.", "", {"": ztunnels.connected if ztunnels else 0}),
             *_family(
                 "controller_connected",
@@ -128,6 +153,8 @@ class Status:
         ]
         if self.sources.kernel is not None:
             counts = self.sources.kernel.counters()
+            what = "Packets that the guard dropped at a pod's link, by reason."
+            lines += _family("guard_dropped", what, "reason", _dropped(counts), "counter")
             lines += _family("program_exits", "How often each exit of a program was taken.", "exit", counts, "counter")
         return "\n".join(lines) + "\n"
 
@@ -158,6 +185,14 @@ class Status:
         return Response.text(f"not ready: {step}", 503) if step else Response.text("ready")
 
 
+def _dropped(counters: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix(_DROPPED): figure for name, figure in counters.items() if name.startswith(_DROPPED)}
+
+
+def _is_guarded(row: Mapping[str, Any]) -> bool:
+    return bool(row["captured"]) and not row["unguarded"]
+
+
 def _row(pod: Pod, *, worker: Worker | None = None, refusal: Refusal | None = None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "uid": pod.uid,
@@ -170,6 +205,7 @@ def _row(pod: Pod, *, worker: Worker | None = None, refusal: Refusal | None = No
         "captured": False,
         "netns_cookie": None,
         "pre_enrolment": None,
+        "unguarded": "",
         "since": None,
     }
     if worker is not None:
@@ -180,6 +216,7 @@ def _row(pod: Pod, *, worker: Worker | None = None, refusal: Refusal | None = No
             "captured": worker.captured,
             "netns_cookie": worker.cookie,
             "pre_enrolment": worker.pre_enrolment,
+            "unguarded": worker.unguarded if worker.captured else "",
             "since": round(worker.since, 3),
         }
     return row

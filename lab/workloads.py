@@ -190,7 +190,8 @@ class PodSet:
         asked = self._asks_for_mesh(ref)
         settled = capture.is_decided(row) if asked else capture.is_let_go(row)
         found = row or {}
-        return {"asked": asked, "settled": settled, "state": found.get("state", ""), "reason": found.get("reason", "")}
+        said = {key: found.get(key, "") for key in ("state", "reason", "unguarded")}
+        return {"asked": asked, "settled": settled, **said}
 
     def _admit(self, manifest: Manifest) -> tuple[PodRun | RemotePod, Manifest]:
         ref = ref_of(manifest)

@@ -191,6 +191,11 @@ enum cv_counter {
 	CV_COUNT_EDGE_OVERFLOW,    /* `edges` full: counted on the edge from 0 to 0; or no room to count a socket */
 	CV_COUNT_INBOUND_DRAINING, /* pod drains: its own listeners answer, save for 15008 */
 	CV_COUNT_CARRY_POD_FULL,   /* one pod has its share of `inflight` unanswered */
+	CV_COUNT_GUARD_PASSED,     /* ztunnel opens a connection from a pod */
+	CV_COUNT_GUARD_DROPPED_STRANGER,   /* a socket that is not ztunnel's opens one past the capture */
+	CV_COUNT_GUARD_DROPPED_FORWARDED,  /* so does what no socket of the pod sent: a netns nested in it */
+	CV_COUNT_GUARD_DROPPED_REWRITTEN,  /* ztunnel's, and changed on its way out of the pod */
+	CV_COUNT_GUARD_DROPPED_UNREADABLE, /* TCP whose flags cannot be read */
 	CV_COUNTERS,
 };
 

@@ -60,7 +60,7 @@ def _detach(directory: Path) -> None:
     order = {spec.name: position for position, spec in enumerate(PROGRAMS)}
     for link in sorted(directory.glob("links/*"), key=lambda path: -order.get(path.name, 0)):
         kernel.link_remove(link)
-    for link in directory.glob("pods/*/inbound"):
+    for link in sorted(directory.glob("pods/*/*")):  # the guard before what steers
         kernel.link_remove(link)
 
 
@@ -342,7 +342,7 @@ def _swap(paths: NodePaths, staging: Path, built: build.Built, root: int) -> Non
 
 
 def _links_of(paths: NodePaths, spec: ProgramSpec) -> list[Path]:
-    return [paths.links / spec.name] if spec.at_root else sorted(paths.pods.glob(f"*/{spec.name}"))
+    return [paths.links / spec.name] if spec.at_root else sorted(paths.pods.glob(f"*/{spec.name}*"))
 
 
 def _move_pins(paths: NodePaths, staging: Path) -> None:

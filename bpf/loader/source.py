@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADERS = ROOT / "headers"
-FILES = ("connect.c", "names.c", "ports.c", "carry.c", "inbound.c", "flows.c")
+FILES = ("connect.c", "names.c", "ports.c", "carry.c", "inbound.c", "flows.c", "guard.c")
 
 _INCLUDE = re.compile(r'^#include "([a-z_]+\.h)"$')
 

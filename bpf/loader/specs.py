@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bpf import layout
 from bpf.kernel import MapShape
 
-CGROUP_SOCK_ADDR, SOCK_OPS, SK_LOOKUP = 18, 13, 30  # enum bpf_prog_type
+SCHED_CLS, CGROUP_SOCK_ADDR, SOCK_OPS, SK_LOOKUP = 3, 18, 13, 30  # enum bpf_prog_type
 NO_EXPECTED_TYPE = -1
 
 
@@ -18,7 +18,7 @@ class ProgramSpec:
     type: int
     attach_type: int
     expects: bool = True
-    at_root: bool = True  # else on the netns of each pod
+    at_root: bool = True  # else on the netns, or the link, of each pod: bpf.links
 
 
 # In the order in which links are made and programs swapped: what captures comes last, when all it relies on is there.
@@ -32,6 +32,7 @@ PROGRAMS = (
     ProgramSpec("carry", SOCK_OPS, 3, expects=False),
     ProgramSpec("flow", SOCK_OPS, 3, expects=False),
     ProgramSpec("inbound", SK_LOOKUP, 36, at_root=False),
+    ProgramSpec("guard", SCHED_CLS, 46, expects=False, at_root=False),
     ProgramSpec("connect4", CGROUP_SOCK_ADDR, 10),
     ProgramSpec("connect6", CGROUP_SOCK_ADDR, 11),
 )

@@ -139,11 +139,25 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"{p['namespace']}/{p['name']}  {p['node']}  {state}  {mesh}  {' '.join(p['ips'])}  {p['restarts']}"
         )
+    lines += _unguarded(found["pods"])
     lines += ["", "SERVICE  ADDRESSES  PORTS"]
     for s in found["services"]:
         ports = ", ".join(f"{p['port']} -> {len(p['endpoints'])} endpoints" for p in s["ports"])
         lines.append(f"{s['namespace']}/{s['name']}  {' '.join(s['ips']) or 'headless'}  {ports}")
     return _aligned(lines)
+
+
+def _unguarded(pods: list[dict[str, Any]]) -> list[str]:
+    """Where pods may open TCP connections past ztunnel, and why."""
+    reasons: dict[str, list[str]] = {}
+    for p in pods:
+        if reason := p["mesh"].get("unguarded"):
+            reasons.setdefault(reason, []).append(f"{p['namespace']}/{p['name']}")
+    return [
+        line
+        for reason, names in sorted(reasons.items())
+        for line in ("", f"without guard: {', '.join(names)}: {reason}")
+    ]
 
 
 def _span(span: dict[str, Any]) -> list[str]:

@@ -1,16 +1,28 @@
 """Small moves that several tests make with sockets."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bpf.plane import Counter, Note, NoteKind, Plane
 from mesh.addresses import IPAddress
 from tests.bpf.topology import Place
 
 PORT = 7000
+DROPS = tuple(counter for counter in Counter if counter.name.startswith("GUARD_DROPPED"))
 
 
 def count(plane: Plane, counter: Counter) -> int:
     return plane.counters()[counter]
+
+
+@contextmanager
+def dropped(plane: Plane, *wanted: Counter) -> Iterator[None]:
+    """The guard drops for each of these reasons in the block, and for no other."""
+    before = plane.counters()
+    yield
+    after = plane.counters()
+    assert {counter for counter in DROPS if after[counter] > before[counter]} == set(wanted)
 
 
 def family_of(address: str) -> int:

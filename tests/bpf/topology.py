@@ -91,18 +91,30 @@ class Topology:
             f"nsenter --net=/run/netns/{node} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 "
             "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"
         )
-        for place, link in ((self.a, "a"), (self.b, "b"), (self.out, "o")):
-            net4, net6 = place.ip4.rsplit(".", 1)[0], place.ip6.rsplit("::", 1)[0]
-            sh(
-                f"ip netns add {place.name}; ip -n {place.name} link set lo up;"
-                f"ip -n {node} link add v{link} type veth peer name eth0 netns {place.name};"
-                f"ip -n {node} addr add {net4}.254/24 dev v{link};"
-                f"ip -n {node} addr add {net6}::fe/64 dev v{link} nodad; ip -n {node} link set v{link} up;"
-                f"ip -n {place.name} addr add {place.ip4}/24 dev eth0;"
-                f"ip -n {place.name} addr add {place.ip6}/64 dev eth0 nodad; ip -n {place.name} link set eth0 up;"
-                f"ip -n {place.name} route add default via {net4}.254;"
-                f"ip -n {place.name} -6 route add default via {net6}::fe"
-            )
+        for place in (self.a, self.b, self.out):
+            sh(f"ip netns add {place.name}; ip -n {place.name} link set lo up")
+            self.link(place)
+
+    def link(self, place: Place) -> None:
+        """The link between a place and the node: v and the place's letter on the node, eth0 on the other end."""
+        node, net4, net6 = self.node.name, place.ip4.rsplit(".", 1)[0], place.ip6.rsplit("::", 1)[0]
+        link = f"v{place.name.rpartition('-')[2][0]}"
+        sh(
+            f"ip -n {node} link add {link} type veth peer name eth0 netns {place.name};"
+            f"ip -n {node} addr add {net4}.254/24 dev {link};"
+            f"ip -n {node} addr add {net6}::fe/64 dev {link} nodad; ip -n {node} link set {link} up"
+        )
+        self.address(place)
+
+    def address(self, place: Place) -> None:
+        """A place's own end: up, with its addresses and routes."""
+        net4, net6 = place.ip4.rsplit(".", 1)[0], place.ip6.rsplit("::", 1)[0]
+        sh(
+            f"ip -n {place.name} addr add {place.ip4}/24 dev eth0;"
+            f"ip -n {place.name} addr add {place.ip6}/64 dev eth0 nodad; ip -n {place.name} link set eth0 up;"
+            f"ip -n {place.name} route add default via {net4}.254;"
+            f"ip -n {place.name} -6 route add default via {net6}::fe"
+        )
 
     def remove(self) -> None:
         for place in self.places:

@@ -1,6 +1,8 @@
 """Each lack is one sentence that names it."""
 
+import errno
 import importlib.util
+import os
 
 import pytest
 
@@ -39,6 +41,7 @@ def test_each_lack_of_the_kernel_is_named(monkeypatch: pytest.MonkeyPatch, lacki
     needs = tuple((name, lambda name=name: name != lacking, need) for name, _, need in features.KERNEL_NEEDS)
     monkeypatch.setattr(features, "KERNEL_NEEDS", needs)
     monkeypatch.setattr(features, "has_mptcp", lambda: True)
+    monkeypatch.setattr(features, "has_guard", lambda: True)
     unmet = [check for check in features.kernel_checks() if not check.is_met]
     assert [check.name for check in unmet] == [lacking]
     assert "lacks" in unmet[0].sentence
@@ -47,9 +50,31 @@ def test_each_lack_of_the_kernel_is_named(monkeypatch: pytest.MonkeyPatch, lacki
 def test_mptcp_is_a_loss_and_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "KERNEL_NEEDS", ())
     monkeypatch.setattr(features, "has_mptcp", lambda: False)
-    (check,) = features.kernel_checks()
+    monkeypatch.setattr(features, "has_guard", lambda: True)
+    check, _ = features.kernel_checks()
     assert check == Check("mptcp", False, check.sentence, False)
     assert "getpeername" in check.sentence
+
+
+def test_the_guard_is_a_loss_and_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "KERNEL_NEEDS", ())
+    monkeypatch.setattr(features, "has_mptcp", lambda: True)
+    monkeypatch.setattr(features, "has_guard", lambda: False)
+    *_, check = features.kernel_checks()
+    assert check == Check("guard", False, check.sentence, False)
+    assert "not dropped at the source" in check.sentence
+
+
+@pytest.mark.parametrize(("code", "has"), [(errno.ENODEV, True), (errno.EINVAL, False), (errno.EPERM, False)])
+def test_a_kernel_with_tcx_misses_the_link_and_another_the_kind(
+    monkeypatch: pytest.MonkeyPatch, code: int, has: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, "create link")
+
+    monkeypatch.setattr(kernel, "load_program", lambda *_: (os.open(os.devnull, os.O_RDONLY), ""))
+    monkeypatch.setattr(kernel, "link_create", refuse)
+    assert features.has_guard() is has
 
 
 def test_missing_bcc_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,9 @@ class FakeWorld:
         self.clock = FakeClock()
         self.kernel_fault: str = ""
         self.refusal: Refusal | None = None
+        self.unguarded = ""
+        self.guarded = False
+        self.guards = 0
         self.has_ztunnel = True
         self.listen_error = ""
         self.controller_answers = True
@@ -101,6 +104,14 @@ class FakeWorld:
 
     def capture(self, cookie: int, netns: int, addresses: Sequence[IPAddress]) -> None:
         self._kernel(f"capture {cookie} {' '.join(map(str, addresses))}")
+
+    def guard(self, cookie: int, netns: int) -> str:
+        self.guards += 1
+        self.guarded = not self.unguarded
+        return self.unguarded
+
+    def guard_stands(self, cookie: int) -> bool:
+        return self.guarded
 
     def uncapture(self, cookie: int) -> None:
         self._kernel(f"uncapture {cookie}")

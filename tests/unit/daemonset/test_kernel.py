@@ -1,9 +1,11 @@
+import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from bpf.ends import Ends
 from bpf.layout import PodFlag
 from bpf.paths import NodePaths
 from bpf.plane import Address, MapFull, Pod
@@ -36,6 +38,25 @@ class FakePlane:
             raise OSError("no memory")
         assert not is_open
         self.open_fallbacks.discard(netns)
+
+    ends: Ends = Ends((4,), ())
+    guarded: set[int] = field(default_factory=set)
+
+    def attach_guard(self, netns: int, netns_fd: int) -> Ends:
+        self.log.append(f"guard {netns} by {netns_fd}")
+        if self.ends.indexes:
+            self.guarded.add(netns)
+        return self.ends
+
+    def detach_guard(self, netns: int) -> bool:
+        had = netns in self.guarded
+        self.guarded.discard(netns)
+        if had:
+            self.log.append(f"no guard {netns}")
+        return had
+
+    def is_guarded(self, netns: int) -> bool:
+        return netns in self.guarded
 
     def pod(self, netns: int) -> Pod | None:
         return self.known.get(netns)
@@ -113,6 +134,42 @@ def test_a_pod_that_was_never_captured_is_uncaptured_by_doing_nothing(plane: Fak
     kernel.capture(7, 3, [V4])
     kernel.uncapture(7)
     assert plane.log[-1] == f"flags 7 {PodFlag(0)!r}"
+
+
+def test_the_guard_is_gone_before_the_capture(plane: FakePlane, kernel: NodeKernel) -> None:
+    kernel.capture(7, 3, [V4])
+    assert kernel.guard(7, 3) == ""
+    assert kernel.guard_stands(7)
+    kernel.uncapture(7)
+    assert plane.log[-2:] == ["no guard 7", f"flags 7 {PodFlag(0)!r}"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "was_guarded", "says"),
+    [
+        pytest.param(Ends((4,), ()), False, "", id="one link"),
+        pytest.param(Ends((4,), ("net1",)), False, "net1", id="a second link without an end"),
+        pytest.param(Ends((), ("eth0",)), False, "no end of its links.*eth0", id="no end"),
+        pytest.param(Ends((), ()), False, "no links", id="no link"),
+        pytest.param(Ends((), ("tunnel",)), True, "", id="hidden by the pod since"),
+    ],
+)
+def test_what_is_not_guarded_is_told(
+    plane: FakePlane, kernel: NodeKernel, ends: Ends, was_guarded: bool, says: str
+) -> None:
+    plane.ends = ends
+    plane.guarded = {7} if was_guarded else set()
+    found = kernel.guard(7, 3)
+    assert re.search(says, found)
+    assert bool(found) == bool(says)
+
+
+def test_an_agent_without_guard_removes_that_of_the_one_before(plane: FakePlane) -> None:
+    plane.guarded = {7}
+    kernel = NodeKernel(plane, "the setting --guard is off")  # type: ignore[arg-type]
+    assert kernel.guard(7, 3) == "the setting --guard is off"
+    assert plane.guarded == set()
+    assert kernel.guard_stands(7), "nothing is to be done about it"
 
 
 def test_whatever_is_left_anywhere_counts_as_held(plane: FakePlane, kernel: NodeKernel) -> None:

@@ -13,11 +13,15 @@ from tests.unit.daemonset.fakes import PACE, FakeNamespaces, FakeWorld, pod, set
 
 
 class Counters:
+    no_guard = ""
+
     def counters(self) -> dict[str, int]:
-        return {"connect_captured": 7}
+        return {"connect_captured": 7, "guard_passed": 3, "guard_dropped_stranger": 2}
 
 
 class BrokenCounters:
+    no_guard = ""
+
     def counters(self) -> dict[str, int]:
         raise KernelFault("map counters is gone")
 
@@ -49,8 +53,27 @@ def test_pods_are_listed_with_state_and_reason() -> None:
             assert "no address" in cart["reason"]
             document = status.document()
             assert document["ready"] is True
-            assert "not captured" in document["not_captured"]
+            assert "dropped by the guard" in document["not_captured"]
+            assert document["guard"] == {"on": True, "problem": "", "dropped": {"stranger": 2}}
             json.dumps(document)
+            status.sources.kernel.no_guard = "it is off"  # type: ignore[union-attr]
+            document = status.document()
+            assert "not dropped at the source" in document["not_captured"]
+            assert (document["guard"]["on"], document["guard"]["problem"]) == (False, "it is off")
+
+    asyncio.run(run())
+
+
+def test_a_pod_without_guard_is_not_counted_as_guarded_and_says_why() -> None:
+    async def run() -> None:
+        async with Background() as background:
+            fake = FakeWorld()
+            status = await status_of(fake, background, pod("web"))
+            assert "culvert_agent_pods_guarded 1" in status.metrics().splitlines()
+            fake.unguarded, fake.guarded = "no end", False
+            next(status.sources.agent.workers).check_guard()  # type: ignore[union-attr]
+            assert "culvert_agent_pods_guarded 0" in status.metrics().splitlines()
+            assert [row["unguarded"] for row in status.pods()] == ["no end"]
 
     asyncio.run(run())
 
@@ -62,6 +85,7 @@ def test_metrics_are_well_formed_and_count_states() -> None:
             text = status.metrics()
             assert 'culvert_agent_pods{state="captured"} 1' in text
             assert 'culvert_agent_pods_refused{reason="no_address"} 1' in text
+            assert 'culvert_agent_guard_dropped_total{reason="stranger"} 2' in text
             assert 'culvert_agent_program_exits_total{exit="connect_captured"} 7' in text
             sample = re.compile(r'^culvert_agent_[a-z_]+(\{[a-z]+="[a-z_]+"\})? \d+$')
             assert all(line.startswith("# ") or sample.match(line) for line in text.splitlines())
