@@ -192,6 +192,27 @@ def eventually(read: Callable[[], Any], within_s: float = 5.0) -> Any:
 
 
 @contextmanager
+def link(mesh: Mesh, node: str, path: Path, what: str) -> Iterator[Callable[[], str]]:
+    """Listens on a node's link to the others while the block runs; call what this yields for what came, as text."""
+    tcpdump = mesh.start(
+        f"node/{node}", "tcpdump", "-i", "eth0", "-nn", "--immediate-mode", "-U", "-w", str(path), what
+    )
+
+    def seen() -> str:
+        tcpdump.terminate()
+        tcpdump.communicate(timeout=10)
+        return str(mesh.run(f"node/{node}", "tcpdump", "-nn", "-r", str(path)).stdout)
+
+    try:
+        eventually(path.exists)
+        yield seen
+    finally:
+        if tcpdump.poll() is None:
+            tcpdump.terminate()
+            tcpdump.communicate(timeout=10)
+
+
+@contextmanager
 def mesh(purpose: str, folder: Path, *objects: dict[str, Any]) -> Iterator[Mesh]:
     """The topology above, and more objects, for as long as the block runs."""
     own = lab_stage.name(purpose)

@@ -4,15 +4,14 @@ Topology: see mesh_stage.py; the attacker is shop/client, and shop/other where i
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.node import mesh_stage
-from tests.node.mesh_stage import APPS, Mesh, eventually
+from tests.node.mesh_stage import APPS, Mesh, eventually, link
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -31,27 +30,6 @@ def attack(mesh: Mesh, pod: str, case: str, *arguments: str) -> Any:
     done = mesh.run(pod, "python3", str(APPS / "attacks.py"), case, *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@contextmanager
-def link(mesh: Mesh, node: str, path: Path, what: str) -> Iterator[Callable[[], str]]:
-    """Listens on a node's link to the others while the block runs; call what this yields for what came, as text."""
-    tcpdump = mesh.start(
-        f"node/{node}", "tcpdump", "-i", "eth0", "-nn", "--immediate-mode", "-U", "-w", str(path), what
-    )
-
-    def seen() -> str:
-        tcpdump.terminate()
-        tcpdump.communicate(timeout=10)
-        return str(mesh.run(f"node/{node}", "tcpdump", "-nn", "-r", str(path)).stdout)
-
-    try:
-        eventually(path.exists)
-        yield seen
-    finally:
-        if tcpdump.poll() is None:
-            tcpdump.terminate()
-            tcpdump.communicate(timeout=10)
 
 
 def ways(mesh: Mesh, pod: str, *only: str) -> dict[str, str]:
