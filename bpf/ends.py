@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mesh.netns import inside
@@ -57,13 +57,27 @@ class Ends:
 def ends_of(netns_fd: int) -> Ends:
     """The ends, in the calling thread's namespace, of the links of the namespace behind a descriptor; OSError."""
     with _open() as here:
-        netnsid = _namespace_id(here, netns_fd)
-        ours = [] if netnsid is None else [link for link in _links(here) if link.netnsid == netnsid]
+        ours = _leading_to(_namespace_id(here, netns_fd), _links(here))
     with inside(netns_fd, _open) as there:
         theirs = {link.index: link for link in _links(there) if not link.is_loopback}
     ends = {end.linked: end.index for end in ours if end.kind == "veth" and _is_veth(theirs.get(end.linked))}
     without = [link.name for link in theirs.values() if link.index not in ends and not _is_seen_elsewhere(link)]
     return Ends(tuple(sorted(ends.values())), tuple(sorted(without)))
+
+
+def ends_here(netns_fds: Mapping[int, int]) -> dict[int, set[int]]:
+    """Which veths of the calling thread's namespace lead to each of many others, given by descriptor under any key.
+
+    Asks once for all links, and looks at this end only: cheap enough to be done again and again. Raises OSError.
+    """
+    with _open() as here:
+        links = _links(here)
+        ids = {key: _namespace_id(here, fd) for key, fd in netns_fds.items()}
+    return {key: {end.index for end in _leading_to(netnsid, links) if _is_veth(end)} for key, netnsid in ids.items()}
+
+
+def _leading_to(netnsid: int | None, links: Iterable[Link]) -> list[Link]:
+    return [] if netnsid is None else [link for link in links if link.netnsid == netnsid]
 
 
 def _is_veth(link: Link | None) -> bool:

@@ -4,6 +4,7 @@ Made, pinned, found again, removed. Each change holds the node's lock.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from bpf import kernel
@@ -47,10 +48,11 @@ def detach_guard(paths: NodePaths, netns: int) -> bool:
         return [kernel.link_remove(path) for path in _guards(paths, netns)].count(True) > 0
 
 
-def is_guarded(paths: NodePaths, netns: int) -> bool:
-    """Whether the pod has a guard, and every link that it was put on still exists."""
+def is_guarded(paths: NodePaths, netns: int, indexes: Iterable[int] = ()) -> bool:
+    """Whether the pod has a guard, it stands on these ends, and every link that it was put on still exists."""
     guards = _guards(paths, netns)
-    return bool(guards) and all(_is_alive(path) for path in guards)
+    has_all = all(paths.guard(netns, index) in guards for index in indexes)
+    return bool(guards) and has_all and all(_is_alive(path) for path in guards)
 
 
 def detach(paths: NodePaths, netns: int) -> bool:

@@ -9,12 +9,12 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from bpf import kernel, links
-from bpf.ends import Ends
+from bpf.ends import Ends, ends_here
 from bpf.layout import (
     CAddress,
     CEdge,
@@ -374,6 +374,14 @@ class Plane:
     def is_guarded(self, netns: int) -> bool:
         """Whether the pod has a guard, and every link that it was put on still exists."""
         return links.is_guarded(self.paths, netns)
+
+    def guarded(self, netns_fds: Mapping[int, int]) -> set[int]:
+        """Of pods by cookie and descriptor: those whose guard stands on every link that leads to them now.
+
+        Call in the node's own netns. Raises OSError.
+        """
+        found = ends_here(netns_fds)
+        return {netns for netns, indexes in found.items() if links.is_guarded(self.paths, netns, indexes)}
 
     def inbound_links(self) -> dict[int, bool]:
         """Pods with a pinned link by netns cookie, and whether its netns still lives."""

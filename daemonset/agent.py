@@ -136,9 +136,16 @@ class Agent:
             worker.lost(reason)
 
     def check_guards(self) -> None:
-        """Make good what became of the guards: a pod's link may be made anew while it runs."""
-        for worker in self._workers.values():
-            worker.check_guard()
+        """Make good what became of the guards: a pod may get further links, or its link anew, while it runs."""
+        captured = {worker.cookie: worker for worker in self._workers.values() if worker.captured}
+        try:
+            standing = self._world.kernel.guarded({cookie: worker.netns for cookie, worker in captured.items()})
+        except KernelFault as fault:
+            log.warning("%s; looked at again soon", fault)
+            return
+        for cookie, worker in captured.items():
+            if cookie not in standing:
+                worker.guard()
 
     def _place(self, pod: Pod) -> Refusal | None:
         wish = wish_of(pod, self._snapshot.namespaces, self._here.node, istio_labels=self._here.istio_labels)

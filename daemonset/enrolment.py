@@ -8,7 +8,7 @@ changes; a step that writes to the kernel is short and runs to its end.
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,8 +48,8 @@ class Kernel(Protocol):
     def guard(self, cookie: int, netns: int) -> str:
         """Let only ztunnel open connections out of a captured pod; why that does not hold, empty: it does."""
 
-    def guard_stands(self, cookie: int) -> bool:
-        """Whether nothing is to be done about a pod's guard."""
+    def guarded(self, pods: Mapping[int, int]) -> Collection[int]:
+        """Of pods by cookie and descriptor: those about whose guard nothing is to be done."""
 
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port."""
@@ -160,12 +160,8 @@ class Worker:
         self.goal = goal
         self._touch()
 
-    def check_guard(self) -> None:
-        """Make the guard of a captured pod anew where its link is another one now."""
-        if self.captured and not self._world.kernel.guard_stands(self.cookie):
-            self._guard()
-
-    def _guard(self) -> None:
+    def guard(self) -> None:
+        """Put the guard on every link of the captured pod that has none."""
         before, self.unguarded = self.unguarded, self._world.kernel.guard(self.cookie, self.netns)
         if self.unguarded != before:
             log.info("pod %s: guard: %s", self.pod.full_name, self.unguarded or "stands")
@@ -257,7 +253,7 @@ class Worker:
             self.pre_enrolment = self._count_older()
         self._world.kernel.capture(self.cookie, self.netns, self.pod.addresses)
         self.captured = True
-        self._guard()  # after the capture: an opening of the pod that is not captured yet shall not be dropped
+        self.guard()  # after the capture: an opening of the pod that is not captured yet shall not be dropped
         self._announce()
         return Outcome.DONE
 

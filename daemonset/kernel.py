@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,9 +98,10 @@ class NodeKernel:
             f"these links have no end on the node: {', '.join(ends.without)}" if ends.indexes and ends.without else ""
         )
 
-    def guard_stands(self, cookie: int) -> bool:
-        """Whether nothing is to be done about a pod's guard."""
-        return bool(self.no_guard) or self._plane.is_guarded(cookie)
+    def guarded(self, pods: Mapping[int, int]) -> Collection[int]:
+        """Of pods by cookie and descriptor: those about whose guard nothing is to be done; raises KernelFault."""
+        with _named("guards"):
+            return pods if self.no_guard else self._plane.guarded(pods)
 
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port; raises KernelFault."""

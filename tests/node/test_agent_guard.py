@@ -97,3 +97,16 @@ def test_a_pod_without_an_end_on_the_node_is_enrolled_and_says_so(stage: AgentSt
         row = stage.reaches("a", "captured")
         assert "eth0" in row["unguarded"]
         assert "node's network namespace" in row["unguarded"]
+
+
+def test_a_link_that_a_pod_gets_later_is_guarded_soon(stage: AgentStage) -> None:
+    """Also one that it made itself: who is mighty enough reaches the node's namespace from the pod."""
+    net = stage.net
+    stage.start("--watch-pins-s", "0.2")
+    with ZtunnelStub(stage.runtime, stage.plane):
+        stage.reaches("a", "captured")
+        pins = stage.plane.paths.inbound(net.a.cookie).parent
+        assert len(list(pins.glob("guard-*"))) == 1
+        sh(f"ip -n {net.node.name} link add vx type veth peer name eth1 netns {net.a.name}")
+        until(lambda: len(list(pins.glob("guard-*"))) == 2, "a guard on the second link")
+        assert stage.pod("a")["unguarded"] == ""

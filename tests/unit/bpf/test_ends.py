@@ -70,6 +70,18 @@ def test_only_veths_whose_other_end_is_the_pods_count(
     assert ends.ends_of(3) == expected
 
 
+def test_the_ends_of_many_are_told_from_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [link(9, "v1", "veth", 2, 5), link(10, "v2", "veth", 2, 6), link(11, "v3", "veth", 7, 5)]
+    here += [link(12, "m", "macvlan", 2, 5), link(13, "eth0", "")]
+    ids = {31: 5, 32: 6, 33: None, 34: 7}
+    asked = []
+    monkeypatch.setattr(ends, "_links", lambda _: asked.append("") or here)
+    monkeypatch.setattr(ends, "_namespace_id", lambda _, fd: ids[fd])
+    found = ends.ends_here({fd + 100: fd for fd in ids})
+    assert found == {131: {9, 11}, 132: {10}, 133: set(), 134: set()}
+    assert len(asked) == 1
+
+
 def test_this_namespace_is_asked_without_privilege() -> None:
     with ends._open() as sock, Path("/proc/self/ns/net").open() as here:
         found = {each.name: each.index for each in ends._links(sock)}

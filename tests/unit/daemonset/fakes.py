@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class FakeWorld:
         self.kernel_fault: str = ""
         self.refusal: Refusal | None = None
         self.unguarded = ""
-        self.guarded = False
+        self.stands = False
         self.guards = 0
         self.has_ztunnel = True
         self.listen_error = ""
@@ -107,11 +107,13 @@ class FakeWorld:
 
     def guard(self, cookie: int, netns: int) -> str:
         self.guards += 1
-        self.guarded = not self.unguarded
+        self.stands = not self.unguarded
         return self.unguarded
 
-    def guard_stands(self, cookie: int) -> bool:
-        return self.guarded
+    def guarded(self, pods: Mapping[int, int]) -> Collection[int]:
+        if self.kernel_fault:
+            raise KernelFault(self.kernel_fault)
+        return pods if self.stands else ()
 
     def uncapture(self, cookie: int) -> None:
         self._kernel(f"uncapture {cookie}")

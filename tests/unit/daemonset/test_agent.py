@@ -215,3 +215,24 @@ def test_the_real_namespace_of_this_process_is_known_again() -> None:
         assert not namespaces.is_same(opened.fd, "/proc/self/ns/pid")
     finally:
         os.close(opened.fd)
+
+
+def test_guards_are_made_anew_for_captured_pods_whose_links_have_changed() -> None:
+    async def body(made: Play) -> None:
+        await made.start(snapshot(pod("web"), dataclasses.replace(pod("cart"), namespace="legacy")))
+        assert made.fake.guards == 1
+        made.agent.check_guards()
+        assert made.fake.guards == 1, "it stands"
+        made.fake.stands = False
+        made.fake.kernel_fault = "guards: no buffer space"
+        made.agent.check_guards()
+        assert made.fake.guards == 1, "what cannot be seen is looked at again later"
+        made.fake.kernel_fault = ""
+        made.agent.check_guards()
+        assert made.fake.guards == 2
+        await made.see(snapshot(pod("web"), namespaces=OUTSIDE))
+        made.fake.stands = False
+        made.agent.check_guards()
+        assert made.fake.guards == 2, "a pod that is not captured has none"
+
+    play(body)

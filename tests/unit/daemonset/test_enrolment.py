@@ -306,18 +306,14 @@ def test_the_descriptor_is_closed_with_the_worker() -> None:
     assert open_descriptors() == before
 
 
-def test_a_guard_is_made_with_the_capture_and_again_when_the_pods_link_is_another() -> None:
-    async def body(fake: FakeWorld, worker: Worker) -> None:
-        assert (worker.captured, fake.guards) == (True, 1)
-        worker.check_guard()
-        assert fake.guards == 1, "it stands"
-        fake.guarded = False
-        worker.check_guard()
-        assert fake.guards == 2
-        worker.aim(Goal.UNENROL)
-        await settle()
-        fake.guarded = False
-        worker.check_guard()
-        assert fake.guards == 2, "a pod that is not captured has none"
+def test_a_guard_is_made_with_the_capture() -> None:
+    fake = FakeWorld()
+    fake.unguarded = "no end"
 
-    trace(body)
+    async def body(fake: FakeWorld, worker: Worker) -> None:
+        assert (worker.captured, fake.guards, worker.unguarded) == (True, 1, "no end")
+        fake.unguarded = ""
+        worker.guard()
+        assert (fake.guards, worker.unguarded) == (2, "")
+
+    trace(body, fake)

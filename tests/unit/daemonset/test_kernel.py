@@ -1,4 +1,5 @@
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -40,23 +41,26 @@ class FakePlane:
         self.open_fallbacks.discard(netns)
 
     ends: Ends = Ends((4,), ())
-    guarded: set[int] = field(default_factory=set)
+    guarding: set[int] = field(default_factory=set)
 
     def attach_guard(self, netns: int, netns_fd: int) -> Ends:
         self.log.append(f"guard {netns} by {netns_fd}")
         if self.ends.indexes:
-            self.guarded.add(netns)
+            self.guarding.add(netns)
         return self.ends
 
     def detach_guard(self, netns: int) -> bool:
-        had = netns in self.guarded
-        self.guarded.discard(netns)
+        had = netns in self.guarding
+        self.guarding.discard(netns)
         if had:
             self.log.append(f"no guard {netns}")
         return had
 
     def is_guarded(self, netns: int) -> bool:
-        return netns in self.guarded
+        return netns in self.guarding
+
+    def guarded(self, pods: Mapping[int, int]) -> set[int]:
+        return self.guarding & set(pods)
 
     def pod(self, netns: int) -> Pod | None:
         return self.known.get(netns)
@@ -139,7 +143,7 @@ def test_a_pod_that_was_never_captured_is_uncaptured_by_doing_nothing(plane: Fak
 def test_the_guard_is_gone_before_the_capture(plane: FakePlane, kernel: NodeKernel) -> None:
     kernel.capture(7, 3, [V4])
     assert kernel.guard(7, 3) == ""
-    assert kernel.guard_stands(7)
+    assert set(kernel.guarded({7: 3, 8: 4})) == {7}
     kernel.uncapture(7)
     assert plane.log[-2:] == ["no guard 7", f"flags 7 {PodFlag(0)!r}"]
 
@@ -158,18 +162,18 @@ def test_what_is_not_guarded_is_told(
     plane: FakePlane, kernel: NodeKernel, ends: Ends, was_guarded: bool, says: str
 ) -> None:
     plane.ends = ends
-    plane.guarded = {7} if was_guarded else set()
+    plane.guarding = {7} if was_guarded else set()
     found = kernel.guard(7, 3)
     assert re.search(says, found)
     assert bool(found) == bool(says)
 
 
 def test_an_agent_without_guard_removes_that_of_the_one_before(plane: FakePlane) -> None:
-    plane.guarded = {7}
+    plane.guarding = {7}
     kernel = NodeKernel(plane, "the setting --guard is off")  # type: ignore[arg-type]
     assert kernel.guard(7, 3) == "the setting --guard is off"
-    assert plane.guarded == set()
-    assert kernel.guard_stands(7), "nothing is to be done about it"
+    assert plane.guarding == set()
+    assert 7 in kernel.guarded({7: 3}), "nothing is to be done about it"
 
 
 def test_whatever_is_left_anywhere_counts_as_held(plane: FakePlane, kernel: NodeKernel) -> None:

@@ -70,8 +70,8 @@ def test_a_pod_without_guard_is_not_counted_as_guarded_and_says_why() -> None:
             fake = FakeWorld()
             status = await status_of(fake, background, pod("web"))
             assert "culvert_agent_pods_guarded 1" in status.metrics().splitlines()
-            fake.unguarded, fake.guarded = "no end", False
-            next(status.sources.agent.workers).check_guard()  # type: ignore[union-attr]
+            fake.unguarded, fake.stands = "no end", False
+            status.sources.agent.check_guards()  # type: ignore[union-attr]
             assert "culvert_agent_pods_guarded 0" in status.metrics().splitlines()
             assert [row["unguarded"] for row in status.pods()] == ["no end"]
 
