@@ -14,6 +14,10 @@ def check(as_json: bool) -> None:
     """Say whether this machine has what a node needs; status 1 when something necessary is missing.
 
     Nothing is changed. Run as root, as the node agent would.
+
+    \b
+    culvert check
+    culvert check --json
     """
     found = features.all_checks()
     bad = [item for item in found if item.is_required and not item.is_met]

@@ -17,7 +17,7 @@ KEY = click.option(
 
 @click.group()
 def node() -> None:
-    r"""Act on a node's eBPF programs.
+    """Act on a node's eBPF programs.
 
     \b
     culvert node status --node demo-node-1
@@ -28,7 +28,12 @@ def node() -> None:
 @node.command()
 @KEY
 def status(key: str | None) -> None:
-    """Print what the node's agent said last, as JSON. Status 1 when it does not run."""
+    """Print what the node's agent said last, as JSON. Status 1 when it does not run.
+
+    \b
+    culvert node status
+    culvert node status --node demo-node-1
+    """
     try:
         found = commands.status(_runtime(key))
     except FileNotFoundError:
@@ -40,7 +45,11 @@ def status(key: str | None) -> None:
 @node.command("upgrade-bpf")
 @KEY
 def upgrade_bpf(key: str | None) -> None:
-    """Swap the node's programs for this version's, in place: open connections go on."""
+    """Swap the node's programs for this version's, in place: open connections go on.
+
+    \b
+    culvert node upgrade-bpf --node demo-node-1
+    """
     try:
         click.echo(commands.upgrade_bpf(_runtime(key).name))
     except LoadFailed as error:
@@ -51,7 +60,11 @@ def upgrade_bpf(key: str | None) -> None:
 @KEY
 @click.option("--force", is_flag=True, help="Although the agent runs.")
 def unload(key: str | None, force: bool) -> None:
-    """Detach and remove everything that is pinned for the node. Its pods are outside the mesh afterwards."""
+    """Detach and remove everything that is pinned for the node. Its pods are outside the mesh afterwards.
+
+    \b
+    culvert node unload --node demo-node-1
+    """
     runtime = _runtime(key)
     try:
         click.echo(commands.unload(runtime.name, runtime, force=force))

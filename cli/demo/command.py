@@ -38,7 +38,12 @@ READY_TIMEOUT_S = 40.0
 @click.option("--keep", is_flag=True, help="Leave the lab up afterwards, to look around.")
 @json_option
 def demo(keep: bool, as_json: bool) -> None:
-    """Run real traffic through a two-node lab and print a checked report; status 1 if a claim fails."""
+    """Run real traffic through a two-node lab and print a checked report; status 1 if a claim fails.
+
+    \b
+    culvert demo
+    culvert demo --keep        # and look around: culvert lab status
+    """
     name = f"demo-{os.getpid()}"
     show = (lambda _: None) if as_json else click.echo
     started = time.monotonic()

@@ -32,7 +32,7 @@ class _AfterDashes(click.Command):
 @click.option("-c", "--container", metavar="NAME", help="Whose environment, directory and user; default: the first.")
 @lab_option
 def exec_command(target: str, _stdin: bool, terminal: bool | None, container: str | None, lab_name: str | None) -> None:
-    r"""Run a command in a pod (or with node/NODE on a node, with `fabric` between the nodes).
+    """Run a command in a pod (or with node/NODE on a node, with `fabric` between the nodes).
 
     Standard input, output and error are the caller's; signals are passed on; the exit status is the command's, 128 + n
     when signal n ended it. A terminal is made when standard input and output are one, or with -t. What is left running

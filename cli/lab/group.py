@@ -22,7 +22,7 @@ COMMANDS = {
 
 @click.group(cls=LazyGroup, lazy=COMMANDS)
 def lab() -> None:
-    r"""Nodes and pods from network namespaces, on this machine.
+    """Nodes and pods from network namespaces, on this machine.
 
     A lab is chosen by --lab NAME or CULVERT_LAB; without either, the only one there is.
 

@@ -39,7 +39,7 @@ DEFAULT_NODES = ("node-1", "node-2")
 def up(directory: Path | None, lab_name: str, nodes: str | None, no_mesh: bool, istio_labels: bool, timeout: float,
        listen: str | None, join: str | None, local: str | None, token_file: Path | None,
        as_json: bool) -> None:  # fmt: skip
-    r"""Start a lab from a directory (or file) of Kubernetes manifests.
+    """Start a lab from a directory (or file) of Kubernetes manifests.
 
     Pods run programs of this machine: `command` is needed, `image` is not used. Waits until all pods are ready, else
     says which are not and why, and ends with status 1; the lab then stays up to be looked at. Ctrl-C takes it down.
@@ -101,6 +101,10 @@ def down(lab_name: str | None, every: bool) -> None:
     """End a lab and remove all of it: processes, programs, namespaces, files.
 
     Works too when its supervisor was killed. Nothing happens with --all when there is no lab.
+
+    \b
+    culvert lab down
+    culvert lab down --all
     """
     try:
         chosen = list(paths.labs()) if every else [choose(lab_name)]
@@ -119,7 +123,7 @@ def down(lab_name: str | None, every: bool) -> None:
 @click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="For pods: how long to wait.")
 @lab_option
 def restart(target: str, signal_name: str, timeout: float, lab_name: str | None) -> None:
-    r"""Replace a pod by a fresh one, or end a component so that its supervisor starts it again.
+    """Replace a pod by a fresh one, or end a component so that its supervisor starts it again.
 
     \b
     culvert lab restart shop/web

@@ -47,7 +47,11 @@ def check_local(span: Span, nodes: list[Manifest]) -> None:
 @click.command()
 @lab_option
 def token(lab_name: str | None) -> None:
-    """Print the secret with which other machines join a lab. Who has it has all of the lab."""
+    """Print the secret with which other machines join a lab. Who has it has all of the lab.
+
+    \b
+    culvert lab token > token
+    """
     try:
         lab = choose(lab_name)
         click.echo(LabPaths(lab).token.read_text().strip())

@@ -24,7 +24,7 @@ DELETED_EVERYWHERE_S = 10.0
 @lab_option
 @json_option
 def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_json: bool) -> None:
-    r"""Create or change objects from manifests; wait for the pods among them, and until every node knows.
+    """Create or change objects from manifests; wait for the pods among them, and until every node knows.
 
     A pod whose spec differs is replaced; changed labels and annotations take effect in place.
 
@@ -70,7 +70,7 @@ def apply(sources: tuple[str, ...], timeout: float, lab_name: str | None, as_jso
 @click.option("--grace", type=float, metavar="SECONDS", help="For pods: between SIGTERM and SIGKILL.")
 @lab_option
 def delete(kind: str, path: str, grace: float | None, lab_name: str | None) -> None:
-    r"""Delete an object and wait until it is gone; a namespace goes with all it holds.
+    """Delete an object and wait until it is gone; a namespace goes with all it holds.
 
     \b
     culvert lab delete pod shop/web
@@ -91,7 +91,12 @@ def delete(kind: str, path: str, grace: float | None, lab_name: str | None) -> N
 @click.argument("path", metavar="[NS/]NAME", required=False)
 @lab_option
 def get(kind: str | None, path: str | None, lab_name: str | None) -> None:
-    """Print an object with its status as JSON; without arguments, the names of all objects."""
+    """Print an object with its status as JSON; without arguments, the names of all objects.
+
+    \b
+    culvert lab get
+    culvert lab get pod shop/client
+    """
     if kind is not None and path is None:
         raise click.UsageError("say which one: culvert lab get KIND NS/NAME")
     try:
@@ -112,7 +117,7 @@ def get(kind: str | None, path: str | None, lab_name: str | None) -> None:
               help="How long to wait until the pods and every node have followed; 0: do not wait.")  # fmt: skip
 @lab_option
 def label(kind: str, path: str, changes: tuple[str, ...], timeout: float, lab_name: str | None) -> None:
-    r"""Set labels with KEY=VALUE, remove them with KEY-; wait until the mesh has followed.
+    """Set labels with KEY=VALUE, remove them with KEY-; wait until the mesh has followed.
 
     \b
     culvert lab label namespace shop culvert.io/mesh=enabled

@@ -16,7 +16,11 @@ from lab.paths import LabPaths
 @click.command("list")
 @json_option
 def list_labs(as_json: bool) -> None:
-    """List the labs of this machine."""
+    """List the labs of this machine.
+
+    \b
+    culvert lab list
+    """
     found = [{"lab": name, "alive": client.is_alive(name)} for name in paths.labs()]
     if as_json:
         print_json(found)
@@ -30,7 +34,12 @@ def list_labs(as_json: bool) -> None:
 @lab_option
 @json_option
 def status(lab_name: str | None, as_json: bool) -> None:
-    """Show nodes, pods, services and components. Ends with 1 when a pod is not ready or a component does not run."""
+    """Show nodes, pods, services and components. Ends with 1 when a pod is not ready or a component does not run.
+
+    \b
+    culvert lab status
+    culvert lab status --json
+    """
     try:
         found = client.order(choose(lab_name), "status")
     except LabError as error:
@@ -51,7 +60,7 @@ def status(lab_name: str | None, as_json: bool) -> None:
 @click.option("--tail", type=int, metavar="LINES", help="Only the last lines.")
 @lab_option
 def logs(target: str, container: str | None, follow: bool, tail: int | None, lab_name: str | None) -> None:
-    r"""Print what a container or component wrote, standard output and error together.
+    """Print what a container or component wrote, standard output and error together.
 
     \b
     culvert lab logs shop/web
