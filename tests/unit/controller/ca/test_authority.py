@@ -70,6 +70,19 @@ def test_lifetimes(authority: Authority, asked_s: int, lifetime: datetime.timede
     assert leaf.not_valid_before_utc == NOW - datetime.timedelta(minutes=2)
 
 
+def test_nobody_gets_more_than_the_longest_lifetime(authority: Authority) -> None:
+    issued = authority.sign(p256().public_key(), [x509.UniformResourceIdentifier(str(WEB))], 1000 * HOUR)
+    assert issued.certificate.not_valid_after_utc == NOW + 48 * HOUR
+
+
+def test_a_request_that_is_too_long_is_not_even_read(authority: Authority) -> None:
+    good = csr(p256())
+    padded = good + "\n" * (MAX_CSR_BYTES + 1 - len(good))
+    assert authority.sign_request(padded[:-1], WEB, 0)
+    with pytest.raises(InvalidRequest, match=f"more than {MAX_CSR_BYTES} bytes"):
+        authority.sign_request(padded, WEB, 0)
+
+
 def test_a_leaf_never_outlives_its_issuer(authority: Authority, clock: Clock) -> None:
     end = authority.issuer.certificate.not_valid_after_utc
     clock.now = end - HOUR

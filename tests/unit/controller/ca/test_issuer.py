@@ -123,6 +123,15 @@ def test_plug_in_intermediate_is_taken_with_its_chain(tmp_path: Path) -> None:
     assert loaded.roots == (files.root,)
 
 
+def test_a_certificate_that_may_not_sign_is_no_issuer(tmp_path: Path) -> None:
+    files = PlugIn(tmp_path)
+    name = x509.UniformResourceIdentifier("spiffe://cluster.local/ns/shop/sa/web")
+    files.certificate = keys.make_leaf(files.key.public_key(), [name], files.root, files.root_key, NOW, NOW + YEAR / 2)
+    files.write()
+    with pytest.raises(issuer.IssuerUnavailable, match="may not sign certificates"):
+        issuer.load(tmp_path, NOW)
+
+
 def test_plug_in_files_that_do_not_fit_are_refused_with_the_reason(tmp_path: Path) -> None:
     files = PlugIn(tmp_path)
     (tmp_path / "ca-key.pem").write_bytes(keys.key_pem(keys.new_key()))
