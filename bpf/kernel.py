@@ -68,7 +68,6 @@ class ProgramInfo:
     name: str
     xlated_instructions: int
     verified_instructions: int
-    map_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,17 +205,13 @@ def map_id(fd: int) -> int:
 
 
 def program_info(fd: int) -> ProgramInfo:
-    """Tag, size and maps of a program."""
-    ids = (ctypes.c_uint32 * 64)()
+    """Tag and size of a program."""
     buffer = ctypes.create_string_buffer(232)
-    struct.pack_into("=I", buffer, 52, len(ids))
-    struct.pack_into("=Q", buffer, 56, ctypes.addressof(ids))
     call(GET_INFO, struct.pack("=IIQ", fd, len(buffer), _pointer(buffer)), "program info")
     kind, number, tag, _, xlated = struct.unpack_from("=II8sII", buffer.raw)
-    count = struct.unpack_from("=I", buffer.raw, 52)[0]
     name = buffer.raw[64:80].split(b"\0")[0].decode()
     verified = struct.unpack_from("=I", buffer.raw, 216)[0]
-    return ProgramInfo(number, kind, tag.hex(), name, xlated // 8, verified, tuple(ids[: min(count, 64)]))
+    return ProgramInfo(number, kind, tag.hex(), name, xlated // 8, verified)
 
 
 def link_info(fd: int) -> LinkInfo:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bpf import features, kernel
 from bpf.loader.source import HEADERS, assemble
-from bpf.loader.specs import PROGRAMS, ProgramSpec
+from bpf.loader.specs import NO_EXPECTED_TYPE, PROGRAMS, ProgramSpec
 
 
 class LoadFailed(Exception):
@@ -67,7 +67,7 @@ def build(maps: Path, compile_flags: tuple[str, ...]) -> Built:
 
 
 def _load(module: Any, spec: ProgramSpec) -> int:
-    expected = spec.attach_type if spec.expects else -1
+    expected = spec.attach_type if spec.expects else NO_EXPECTED_TYPE
     try:
         fd: int = module.load_func(spec.name.encode(), spec.type, attach_type=expected).fd
     except Exception as error:

@@ -29,7 +29,6 @@ from tests.support.hyper import Hyper
 from tests.support.sockets import HBONE, accept, is_reset, read_exactly, until
 
 FRAMES = 40_000
-ENHANCE_YOUR_CALM = 11
 
 
 def resident_kib() -> int:

@@ -15,7 +15,6 @@ from ztunnel.model import HBONE_PORT
 from ztunnel.telemetry.labels import Edge
 
 Fields = dict[str, str | int]
-EdgeOf = Callable[[ConnectionEvent], Edge]
 PolicyName = Callable[[int], str | None]
 
 
