@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
 def _serve(argv: Sequence[str]) -> int:
     config = Config.load(argv, os.environ)
     logs.start(config.logs.log_level, as_json=config.logs.log_format == "json")
+    logs.set_level("warning", "watchfiles")  # it would tell of every look at the directory
     from controller.app import serve  # noqa: PLC0415 - wrong settings are told without loading gRPC
     from controller.ca.issuer import IssuerUnavailable  # noqa: PLC0415
 

@@ -1,7 +1,6 @@
 """The life of one container: started, probed, started again as its pod's restart policy says."""
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import Any
 
 from lab import probing
 from lab.backoff import Backoff
+from lab.logfiles import last_line
 from lab.podspec import Container, Probe, port_number
 from lab.process import Child, status_text
 
@@ -22,7 +22,6 @@ SETTLED_AFTER_S = 0.2
 # What lab.launch ends with when there is no program to run; it has said why in the log.
 NOT_STARTED = (125, 126, 127)
 _SAID_BY_LAUNCH = "culvert lab: "
-_LAST_BYTES = 4096
 
 Spawn = Callable[[Container, tuple[str, ...], Path | None], Child]
 
@@ -56,13 +55,8 @@ class ContainerState:
 
 def last_sentence(log: Path) -> str:
     """What the launcher wrote last into a container's log, if the last line is its own."""
-    try:
-        with log.open("rb") as file:
-            file.seek(-min(_LAST_BYTES, log.stat().st_size), os.SEEK_END)
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return lines[-1].removeprefix(_SAID_BY_LAUNCH) if lines and lines[-1].startswith(_SAID_BY_LAUNCH) else ""
+    line = last_line(log)
+    return line.removeprefix(_SAID_BY_LAUNCH) if line.startswith(_SAID_BY_LAUNCH) else ""
 
 
 class ContainerRun:

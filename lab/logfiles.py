@@ -7,6 +7,9 @@ from pathlib import Path
 
 MAX_BYTES = 8 << 20
 KEEP_BYTES = 1 << 20
+# How much of a log is quoted where a reason is shown.
+_LAST_BYTES = 4096
+_WORDS_MAX = 300
 LOOK_EVERY_S = 1.0
 # While somebody writes as fast as it can: what memory moves in this time is what a file may be longer than MAX_BYTES.
 LOOK_SOON_S = 0.05
@@ -38,3 +41,14 @@ def cut(path: Path) -> None:
         file.truncate(0)
         file.seek(0)
         file.write(b"[... cut by the lab ...]\n" + tail.partition(b"\n")[2])
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something, shortened; empty when there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(_LAST_BYTES, log.stat().st_size), os.SEEK_END)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip()[:_WORDS_MAX] for line in reversed(lines) if line.strip()), "")

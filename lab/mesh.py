@@ -99,9 +99,11 @@ class Mesh:
         ip = "127.0.0.1" if node else str(plan.CONTROLLER4)
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                return await probing.http_fault(netns, ip, components.READY_PORTS[component], READY)
+                fault = await probing.http_fault(netns, ip, components.READY_PORTS[component], READY)
         except TimeoutError:
-            return f"does not answer within {READY_TIMEOUT_S:g} s"
+            fault = f"does not answer within {READY_TIMEOUT_S:g} s"
+        trouble = self._running[name].trouble()  # why nobody answers, rather than that nobody does
+        return f"{trouble}; {fault}" if fault and trouble else fault
 
     def _start(self, name: str, command: list[str], netns: Path, logs: Path, background: Background) -> None:
         order = Launch(argv=command, namespaces={"net": str(netns)}, env=self._environment)

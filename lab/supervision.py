@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.backoff import Backoff
+from lab.logfiles import last_line
 from lab.process import Child, Launch, spawn, status_text
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,14 @@ class Supervised:
             self.signal(number)
         else:
             asyncio.get_running_loop().call_later(wait_s, self.signal, number)
+
+    def trouble(self) -> str:
+        """What is known of a program that has ended by itself: how often, how, its last words."""
+        if not self.restarts:
+            return ""
+        times = "once" if self.restarts == 1 else f"{self.restarts} times"
+        words = last_line(self.log)
+        return f"has ended {times} ({self.last_end}{f'; its last words: {words}' if words else ''})"
 
     def status(self) -> dict[str, Any]:
         """For `lab status`."""

@@ -56,13 +56,14 @@ class Updates:
         was_complete = self.is_complete
         change = self._store.apply(update)
         self._arrived.add(update.type_url)
+        is_first = self.is_complete and not was_complete  # what came before was kept back, also when this is empty
         if self.is_complete:
             self._engine.publish(self._compiler.apply(change if was_complete else self._store.everything()))
             self.published += 1
         self._kernel.write_numbers(change.addresses)
-        if self.is_complete and not was_complete:
+        if is_first:
             self._kernel.keep_numbers(self._store.address_numbers)
-        if change.policies or change.removed or change.workloads:
+        if is_first or change.policies or change.removed or change.workloads:
             self._judge_again(change)
         return change.refused
 

@@ -218,8 +218,8 @@ def mesh(purpose: str, folder: Path, *objects: dict[str, Any]) -> Iterator[Mesh]
     own = lab_stage.name(purpose)
     (folder / "topology.yaml").write_text(yaml.safe_dump_all([*topology(), *objects]))
     with alone():
-        done = lab_stage.culvert("lab", "up", str(folder), "--lab", own)
         try:
+            done = lab_stage.culvert("lab", "up", str(folder), "--lab", own, timeout=120)
             assert done.returncode == 0, done.stderr
             yield Mesh(own)
         finally:
