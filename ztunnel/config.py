@@ -62,6 +62,7 @@ class DataPath:
         86_400, "and how long the connections on it then have to end before they are cut: a day as peers' certificates"
     )
     keepalive_s: int = setting(180, "TCP keepalive, idle time and interval")
+    spin_us: int = setting(100, "a worker may poll so long before it sleeps, 1000 at most, where that pays; 0: never")
     drain_deadline_s: float = setting(5.0, "after SIGTERM, connections still open at this time are cut")
 
 

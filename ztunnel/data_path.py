@@ -58,6 +58,7 @@ class DataPath:
                 "certificate_skew_ms": settings.certificate_skew_s * 1000,
                 "expired_drain_ms": settings.expired_drain_s * 1000,
                 "keepalive_s": settings.keepalive_s,
+                "spin_us": settings.spin_us,
             },
         )
         self._engine = self._lib.cv_engine_create(native)
@@ -174,6 +175,7 @@ class DataPath:
             bytes_buffered=raw.bytes_buffered,
             connections_open=raw.connections_open,
             tunnels_open=raw.tunnels_open,
+            spun_us=raw.spun_us,
         )
 
     def _check(self, what: str, status: int) -> None:

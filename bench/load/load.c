@@ -5,7 +5,7 @@
  *   load serve IP PORT
  *   load rr IP PORT SECONDS BYTES CONNECTIONS   request-response, closed loop: the next request follows the answer
  *   load paced IP PORT SECONDS BYTES CONNECTIONS RATE   the same, open loop: latency counts from when it was due
- *   load bulk IP PORT SECONDS                   one connection, one way, until the other end has said what it got
+ *   load bulk IP PORT SECONDS CONNECTIONS       streams, one way, until the other end has said what it got of each
  *   load crr IP PORT SECONDS                    connect, one byte each way, close; one at a time
  *   load hold IP PORT CONNECTIONS               opens them, one exchange on each, prints, keeps them until stdin ends
  *
@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 20000, EVENTS = 256 };
+enum { CONNECTIONS = 20000, STREAMS = 64, EVENTS = 256 };
 
 struct exchange {
 	int fd;
@@ -33,9 +33,15 @@ struct exchange {
 	uint64_t started_ns;
 };
 
+struct stream {
+	int fd;
+	uint64_t sent;
+};
+
 uint8_t pattern[PATTERN + CHUNK];
 static struct histogram latencies;
 static struct exchange exchanges[CONNECTIONS];
+static struct stream streams[STREAMS];
 static uint8_t message[sizeof(struct hello) + MESSAGE];
 static uint8_t chunk[CHUNK];
 
@@ -270,29 +276,76 @@ static void paced(const struct address *address, double seconds, uint32_t bytes,
 	drain(bytes, count);
 }
 
-static void bulk(const struct address *address, double seconds)
+/* As much as the socket takes now; with one connection it blocks, as an application would. */
+static void push(struct stream *stream, int flags)
+{
+	ssize_t n = send(stream->fd, pattern + stream->sent % PATTERN, CHUNK, MSG_NOSIGNAL | flags);
+
+	if (n > 0)
+		stream->sent += (uint64_t)n;
+	else if (!n || errno != EAGAIN)
+		die("send");
+}
+
+static void push_all(int count, uint64_t end_ns)
+{
+	int epoll = epoll_create1(0);
+	struct epoll_event events[EVENTS];
+
+	for (int i = 0; i < count; i++) {
+		struct epoll_event event = {.events = EPOLLOUT, .data.ptr = &streams[i]};
+
+		if (epoll_ctl(epoll, EPOLL_CTL_ADD, streams[i].fd, &event) < 0)
+			die("epoll_ctl");
+	}
+	while (now_ns() < end_ns) {
+		int n = epoll_wait(epoll, events, EVENTS, 1000);
+
+		for (int i = 0; i < n; i++)
+			push(events[i].data.ptr, MSG_DONTWAIT);
+		if (!n)
+			fail("no stream moved within a second");
+	}
+	close(epoll);
+}
+
+static void check_verdict(const struct stream *stream)
+{
+	struct verdict verdict = {0};
+
+	if (recv(stream->fd, &verdict, sizeof(verdict), MSG_WAITALL) != sizeof(verdict))
+		die("verdict");
+	if (verdict.bytes != stream->sent || verdict.wrong)
+		fail("the stream that arrived is not the one that was sent");
+}
+
+static void bulk(const struct address *address, double seconds, int count)
 {
 	struct hello hello = {.magic = MAGIC, .mode = SINK, .request = 1};
-	struct verdict verdict = {0};
 	uint64_t sent = 0;
 	uint64_t began;
 	uint64_t end;
-	int fd = dial(address);
 
-	send_all(fd, &hello, sizeof(hello));
+	if (count < 1 || count > STREAMS)
+		fail("1 to 64 streams");
+	for (int i = 0; i < count; i++) {
+		streams[i].fd = dial(address);
+		send_all(streams[i].fd, &hello, sizeof(hello));
+	}
 	began = now_ns();
 	end = began + (uint64_t)(seconds * 1e9);
-	while (now_ns() < end) {
-		ssize_t n = send(fd, pattern + sent % PATTERN, CHUNK, MSG_NOSIGNAL);
-
-		if (n <= 0)
-			die("send");
-		sent += (uint64_t)n;
+	if (count == 1)
+		while (now_ns() < end)
+			push(&streams[0], 0);
+	else
+		push_all(count, end);
+	for (int i = 0; i < count; i++)
+		if (shutdown(streams[i].fd, SHUT_WR) < 0)
+			die("shutdown");
+	for (int i = 0; i < count; i++) {
+		check_verdict(&streams[i]);
+		sent += streams[i].sent;
 	}
-	if (shutdown(fd, SHUT_WR) < 0 || recv(fd, &verdict, sizeof(verdict), MSG_WAITALL) != sizeof(verdict))
-		die("verdict");
-	if (verdict.bytes != sent || verdict.wrong)
-		fail("the stream that arrived is not the one that was sent");
 	printf("{\"gbit_per_s\": %.3f, \"bytes\": %llu}\n", (double)sent * 8 / (double)(now_ns() - began),
 	       (unsigned long long)sent);
 }
@@ -339,8 +392,8 @@ int main(int argc, char **argv)
 		rr(&address, atof(argv[4]), (uint32_t)atoi(argv[5]), atoi(argv[6]));
 	else if (argc == 8 && !strcmp(argv[1], "paced"))
 		paced(&address, atof(argv[4]), (uint32_t)atoi(argv[5]), atoi(argv[6]), atof(argv[7]));
-	else if (argc == 5 && !strcmp(argv[1], "bulk"))
-		bulk(&address, atof(argv[4]));
+	else if (argc == 6 && !strcmp(argv[1], "bulk"))
+		bulk(&address, atof(argv[4]), atoi(argv[5]));
 	else if (argc == 5 && !strcmp(argv[1], "crr"))
 		crr(&address, atof(argv[4]));
 	else if (argc == 5 && !strcmp(argv[1], "hold"))

@@ -122,7 +122,8 @@ def measure(program: Path, address: str, seconds: float) -> dict[str, float]:
         "rr_p99_us": one["p99_us"],
         "rr64_per_s": many["per_s"],
         "rr64_p99_us": many["p99_us"],
-        "bulk_gbit_per_s": go("bulk")["gbit_per_s"],
+        "bulk_gbit_per_s": go("bulk", "1")["gbit_per_s"],
+        "bulk8_gbit_per_s": go("bulk", "8")["gbit_per_s"],
         "connects_per_s": connects["per_s"],
     }
 
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--spin-us", type=int, default=0)
+    parser.add_argument("--spin-us", type=int, default=100)
     parser.add_argument("--node", choices=sorted(IPS))
     parser.add_argument("--material", type=Path)
     options = parser.parse_args()

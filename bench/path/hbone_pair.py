@@ -5,7 +5,8 @@ Arms, interleaved in every round and turned round in every second one: `direct` 
 each application, one worker, no access log), `culvert` (one worker, no access log: on equal terms) and
 `culvert_default` (as installed: two workers, access log). The culvert arms include eBPF capture and policy.
 
-Placement `split`: all of the client's node on CPU 0, all of the server's on CPU 1. `free`: the scheduler decides.
+Placement `split`: all of the client's node on CPU 0, all of the server's on CPU 1. `packed`: everything on CPU 0.
+`free`: the scheduler decides. `tail` is the paced load while one more connection streams to the same peer.
 Many short rounds, because machines are shared: what others disturb is repeated once and then left out.
 
 Numbers that would change a decision: added p50 above 0.5 or p99 above 0.6 of Envoy's, bulk below 1.3 or new
@@ -20,6 +21,8 @@ import os
 import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +35,21 @@ from bench.path.stage import Arm, Stage
 Figures = dict[str, float]
 Round = dict[str, Figures]
 
-PLACEMENTS = {"split": ({0}, {1}), "free": (set(range(os.cpu_count() or 1)), set(range(os.cpu_count() or 1)))}
+ALL = set(range(os.cpu_count() or 1))
+PLACEMENTS = {"split": ({0}, {1}), "packed": ({0}, {0}), "free": (ALL, ALL)}
 CULVERT_ARMS = {"culvert": ("--workers=1", "--access-log=false"), "culvert_default": ()}
 ENOUGH = 3  # rounds
 ATTEMPTS = 2
 DISTURBED = 0.1  # of the machine, used by processes that belong to no arm
 BYTES = "1024"
+STREAM_AHEAD_S = 0.2
 PACED_CONNECTIONS, PACED_RATE = "4", "1000"
 
 # Figure -> what is added to the direct path (True), or had instead of it (False).
 COMPARED = {
     "rr_p50_us": True, "rr_p99_us": True, "rr_cpu_ms_per_1000": True, "paced_p50_us": True, "paced_p99_us": True,
     "paced_cpu_ms_per_1000": True, "rr_per_s": False, "rr64_per_s": False, "rr64_p99_us": False,
-    "bulk_gbit_per_s": False, "crr_per_s": False,
+    "bulk_gbit_per_s": False, "bulk8_gbit_per_s": False, "crr_per_s": False, "tail_p50_us": False, "tail_p99_us": False,
 }  # fmt: skip
 
 
@@ -59,35 +64,41 @@ class Runner:
     def measure(self, arm: Arm) -> Figures:
         """All figures of one arm, once."""
         seconds = str(self.seconds)
-        figures = self._run("rr", arm, seconds, BYTES, "1")
-        figures |= self._run("paced", arm, seconds, BYTES, PACED_CONNECTIONS, PACED_RATE)
-        figures |= {f"rr64_{key[3:]}": value for key, value in self._run("rr", arm, seconds, BYTES, "64").items()}
-        return figures | self._run("bulk", arm, seconds) | self._run("crr", arm, seconds)
+        paced = (seconds, BYTES, PACED_CONNECTIONS, PACED_RATE)
+        found = self._run("rr", "rr", arm, seconds, BYTES, "1")
+        found |= self._run("paced", "paced", arm, *paced)
+        found |= self._run("rr64", "rr", arm, seconds, BYTES, "64")
+        found |= self._run("bulk", "bulk", arm, seconds, "1") | self._run("bulk8", "bulk", arm, seconds, "8")
+        found |= self._run("crr", "crr", arm, seconds)
+        with stages.streaming(self.stage, arm, self.seconds + STREAM_AHEAD_S, cpus=self.client_cpus) as beside:
+            time.sleep(STREAM_AHEAD_S / 2)
+            return found | self._attempt("tail", "paced", arm, *paced, beside=[beside])
 
-    def _run(self, mode: str, arm: Arm, *arguments: str) -> Figures:
-        """One mode; again when somebody else used the machine meanwhile, and then the least disturbed attempt."""
+    def _run(self, name: str, mode: str, arm: Arm, *arguments: str) -> Figures:
+        """One figure; again when somebody else used the machine meanwhile, and then the least disturbed attempt."""
         best: Figures = {}
         for _ in range(ATTEMPTS):
-            found = self._attempt(mode, arm, *arguments)
-            if not best or found[f"{mode}_others"] < best[f"{mode}_others"]:
+            found = self._attempt(name, mode, arm, *arguments)
+            if not best or found[f"{name}_others"] < best[f"{name}_others"]:
                 best = found
-            if best[f"{mode}_others"] < DISTURBED:
+            if best[f"{name}_others"] < DISTURBED:
                 break
         return best
 
-    def _attempt(self, mode: str, arm: Arm, *arguments: str) -> Figures:
+    def _attempt(self, name: str, mode: str, arm: Arm, *arguments: str, beside: Sequence[int] = ()) -> Figures:
         """With what it cost (all of the machine, kernel included, and the proxies alone) and what others took."""
-        proxies, server = machine.cpu_ms(arm.proxies), machine.cpu_ms([arm.server])
+        applications = [arm.server, *beside]
+        proxies, ends = machine.cpu_ms(arm.proxies), machine.cpu_ms(applications)
         meter = machine.Meter()
         found = stages.run_load(self.stage, arm, mode, *arguments, cpus=self.client_cpus)
         used = meter.read()
         proxies = machine.cpu_ms(arm.proxies) - proxies
-        own = proxies + machine.cpu_ms([arm.server]) - server + used.children
+        own = proxies + machine.cpu_ms(applications) - ends + used.children
         found["others"] = round(max(0.0, used.busy - own) / used.wall, 4)
         if "count" in found:
             found["cpu_ms_per_1000"] = used.busy / found["count"] * 1000
             found["proxies_ms_per_1000"] = proxies / found["count"] * 1000
-        return {f"{mode}_{key}": value for key, value in found.items()}
+        return {f"{name}_{key}": value for key, value in found.items()}
 
 
 def run_rounds(runner: Runner, arms: list[Arm], count: int, patience_s: float) -> tuple[list[Round], list[float]]:

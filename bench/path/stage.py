@@ -196,11 +196,31 @@ def _sides(pids: dict[str, list[int]]) -> dict[str, list[int]]:
     return {"client_side": pids["client"], "server_side": pids["server"]}
 
 
+def _load_command(stage: Stage, arm: Arm, mode: str, arguments: tuple[str, ...], cpus: str) -> list[str]:
+    command = [str(stage.load), mode, arm.ip, str(arm.port), *arguments]
+    return in_netns(arm.netns, ["taskset", "-c", cpus, *command] if cpus else command)
+
+
+@contextmanager
+def streaming(stage: Stage, arm: Arm, seconds: float, cpus: str = "") -> Iterator[int]:
+    """One connection that streams for so long, beside what the block does; yields its process.
+
+    Raises RuntimeError when its bytes come out wrong.
+    """
+    command = _load_command(stage, arm, "bulk", (str(seconds), "1"), cpus)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process.pid
+            if process.wait(60.0):
+                raise RuntimeError(f"{arm.name}: the stream beside the load broke")
+        finally:
+            process.kill()
+
+
 def run_load(stage: Stage, arm: Arm, mode: str, *arguments: str, cpus: str = "") -> dict[str, float]:
     """One run of the client application; its figures. Raises RuntimeError with what it complained of."""
-    command = [str(stage.load), mode, arm.ip, str(arm.port), *arguments]
-    pinned = ["taskset", "-c", cpus, *command] if cpus else command
-    done = subprocess.run(in_netns(arm.netns, pinned), capture_output=True, text=True, check=False, timeout=120)
+    command = _load_command(stage, arm, mode, arguments, cpus)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise RuntimeError(f"{arm.name}: load {mode}: {done.stderr.strip()}")
     found: dict[str, float] = json.loads(done.stdout)

@@ -233,7 +233,7 @@ struct cv_settings {
 	uint32_t certificate_skew_ms;     /* a tunnel takes new streams for so long after its certificates expired */
 	uint32_t expired_drain_ms;        /* and from then on its streams have so long to end */
 	uint32_t keepalive_s;             /* TCP keepalive: idle and interval */
-	uint32_t spin_us;                 /* a busy worker polls and yields this long before it sleeps; 0: never */
+	uint32_t spin_us;                 /* a worker may poll this long before it sleeps, where that pays; 0: never */
 };
 
 struct cv_engine *cv_engine_create(const struct cv_settings *settings); /* NULL with errno */
@@ -338,6 +338,7 @@ struct cv_stats {
 	uint64_t bytes_buffered;   /* now */
 	uint64_t connections_open; /* now */
 	uint64_t tunnels_open;     /* now */
+	uint64_t spun_us;          /* processor time of workers that polled before they slept */
 };
 
 int cv_engine_stats(struct cv_engine *engine, struct cv_stats *ret);

@@ -129,6 +129,7 @@ static void on_accept(struct cv_watch *watch, uint32_t events)
 	struct cv_seat *seat = listener->seat;
 
 	(void)events;
+	cv_wait_served(&seat->worker->wait, CV_SERVED_APPLICATION);
 	for (int i = 0; i < ACCEPTS && listener->open; i++) {
 		int fd = accept4(seat->pod->listeners[listener->kind], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 

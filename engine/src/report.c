@@ -128,6 +128,7 @@ static void add_figures(const struct cv_figures *figures, struct cv_stats *ret)
 	ret->bytes_buffered += cv_figure(&figures->bytes_buffered);
 	ret->connections_open += cv_figure(&figures->connections_open);
 	ret->tunnels_open += cv_figure(&figures->tunnels_open);
+	ret->spun_us += cv_figure(&figures->spun_ns) / 1000;
 }
 
 int cv_engine_stats(struct cv_engine *engine, struct cv_stats *ret)

@@ -18,6 +18,7 @@ struct cv_figures {
 	_Atomic uint64_t bytes_buffered;
 	_Atomic uint64_t connections_open;
 	_Atomic uint64_t tunnels_open;
+	_Atomic uint64_t spun_ns;
 };
 
 static inline uint64_t cv_figure(const _Atomic uint64_t *figure)

@@ -212,6 +212,7 @@ static void on_event(struct cv_watch *watch, uint32_t events)
 {
 	struct cv_tcp *tcp = cv_container(watch, struct cv_tcp, watch);
 
+	cv_wait_served(&tcp->worker->wait, CV_SERVED_APPLICATION);
 	if (tcp->fd < 0)
 		return;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))

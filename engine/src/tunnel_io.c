@@ -250,6 +250,7 @@ static void on_event(struct cv_watch *watch, uint32_t events)
 {
 	struct cv_tunnel *tunnel = cv_container(watch, struct cv_tunnel, watch);
 
+	cv_wait_served(&tunnel->worker->wait, CV_SERVED_TUNNEL);
 	if (tunnel->state == CV_TUNNEL_GONE)
 		return;
 	if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))

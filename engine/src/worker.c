@@ -87,39 +87,6 @@ static void end_turn(struct cv_worker *worker)
 		cv_engine_check_drained(worker);
 }
 
-static uint64_t monotonic_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-/*
- * Waking a halted CPU costs more than a message. A worker whose events come closer than `spin_us` polls for that long,
- * giving the CPU away in between; when a spin finds nothing it sleeps, and a sleep shorter than that makes it spin
- * again. Sparse traffic therefore never spins.
- */
-static int wait_for_events(struct cv_worker *worker, struct epoll_event *events, int wait)
-{
-	uint32_t spin_us = worker->engine->settings.spin_us;
-	uint64_t start;
-	int n;
-
-	if (!spin_us || !wait)
-		return epoll_wait(worker->epoll, events, EVENTS, wait);
-	start = monotonic_us();
-	while (worker->spins && monotonic_us() - start < spin_us) {
-		n = epoll_wait(worker->epoll, events, EVENTS, 0);
-		if (n)
-			return n;
-		sched_yield();
-	}
-	n = epoll_wait(worker->epoll, events, EVENTS, wait);
-	worker->spins = n > 0 && monotonic_us() - start < 2 * (uint64_t)spin_us;
-	return n;
-}
-
 static void turn(struct cv_worker *worker)
 {
 	struct epoll_event events[EVENTS];
@@ -130,7 +97,7 @@ static void turn(struct cv_worker *worker)
 	end_turn(worker);
 	if (!cv_list_empty(&worker->ready) || !cv_list_empty(&worker->flush))
 		wait = 0;
-	n = wait_for_events(worker, events, wait);
+	n = cv_wait_events(&worker->wait, worker->epoll, events, EVENTS, wait);
 	worker->now_ms = monotonic_ms();
 	run_tasks(worker); /* before the events: what Python published before a peer acted is in force for that act */
 	for (int i = 0; i < n; i++) {
@@ -163,6 +130,7 @@ int cv_worker_init(struct cv_worker *worker, struct cv_engine *engine, uint32_t 
 	worker->engine = engine;
 	worker->index = index;
 	worker->now_ms = monotonic_ms();
+	cv_wait_init(&worker->wait, engine->settings.spin_us, &worker->figures.spun_ns);
 	worker->tasks_tail = &worker->tasks;
 	worker->wake_watch.on = on_wake;
 	cv_list_init(&worker->ready);

@@ -17,6 +17,7 @@
 #include "share.h"
 #include "stats.h"
 #include "timer.h"
+#include "wait.h"
 
 struct cv_engine;
 struct cv_worker;
@@ -49,8 +50,8 @@ struct cv_worker {
 	struct cv_watch wake_watch;
 	int wake;
 	int home_netns;
-	uint64_t now_ms;   /* CLOCK_MONOTONIC at the start of the turn */
-	bool spins;        /* events come close together: see wait_for_events */
+	uint64_t now_ms; /* CLOCK_MONOTONIC at the start of the turn */
+	struct cv_wait wait;
 	uint64_t sequence; /* last connection made here */
 	uint64_t random;
 

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -296,3 +297,41 @@ def test_a_spinning_worker_sleeps_when_nothing_comes(make_pair: Callable[..., Pa
     before = worker_cpu_s()
     threading.Event().wait(0.5)
     assert worker_cpu_s() - before < 0.05
+
+
+def exchange(near: socket.socket, far: socket.socket) -> None:
+    near.sendall(b"ping")
+    far.sendall(read_exactly(far, 4))
+    assert read_exactly(near, 4) == b"ping"
+
+
+def test_a_worker_polls_while_messages_follow_each_other(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair({"spin_us": 1000}, {"spin_us": 1000})
+    near, far = pair.open()
+    deadline = time.monotonic() + DEADLINE_S
+    while not (pair.client.engine.stats().spun_us and pair.server.engine.stats().spun_us):
+        assert time.monotonic() < deadline
+        exchange(near, far)
+
+
+def test_sparse_messages_are_not_polled_for(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair({"spin_us": 100}, {"spin_us": 100})
+    near, far = pair.open()
+    exchange(near, far)
+    before = [node.engine.stats().spun_us for node in (pair.client, pair.server)]
+    for _ in range(50):
+        threading.Event().wait(0.01)
+        near.sendall(b"ping")
+        threading.Event().wait(0.01)
+        far.sendall(read_exactly(far, 4))
+        read_exactly(near, 4)
+    after = [node.engine.stats().spun_us for node in (pair.client, pair.server)]
+    assert all(b - a < 2000 for a, b in zip(before, after, strict=True))  # of a second
+
+
+def test_without_spin_us_nothing_is_polled_for(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair({}, {})
+    near, far = pair.open()
+    for _ in range(200):
+        exchange(near, far)
+    assert not pair.client.engine.stats().spun_us

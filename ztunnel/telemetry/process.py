@@ -32,13 +32,15 @@ class EngineStats:
     bytes_buffered: int
     connections_open: int
     tunnels_open: int
+    spun_us: int
 
 
-_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], int]], ...] = (
+_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("culvert_accepted", "Connections taken on any in-pod listener", lambda stats: stats.accepted),
     ("culvert_pool_hits", "Connections that found a tunnel", lambda stats: stats.pool_hits),
     ("culvert_pool_misses", "Connections that had a tunnel dialled", lambda stats: stats.pool_misses),
     ("culvert_events_dropped", "Connections that no log line tells of", lambda stats: stats.events_dropped),
+    ("culvert_spun_seconds", "Processor time of polling before sleeping", lambda stats: stats.spun_us / 1e6),
 )
 _PAIRS: tuple[tuple[str, str, Callable[[EngineStats], tuple[int, int]]], ...] = (
     ("culvert_tunnels_opened", "Tunnels established", lambda stats: stats.tunnels_opened),
