@@ -34,7 +34,7 @@ test: root setup-test
 	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
 		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
 	done; \
-	echo "== sanitizers and fuzzers"; make --no-print-directory -C engine sanitize fuzz SECONDS=5 || status=1; \
+	echo "== sanitizers and fuzzers"; make --no-print-directory -j2 --output-sync=target -C engine sanitize fuzz SECONDS=5 || status=1; \
 	exit $$status
 
 ## make check         format, lint, types, import contracts, unit tests; no root

@@ -1,11 +1,15 @@
 """Who answers what arrives from outside: ztunnel, the application, or nobody."""
 
 import socket
+import struct
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
+from bpf import kernel
+from bpf.layout import CExpected, CExpectedKey
 from bpf.plane import Counter, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import BOTH, Ztunnel, enrol
 from tests.bpf.dialling import PORT, accepted, as_client, count, dial, is_quiet
@@ -194,6 +198,23 @@ def test_tuples_of_a_pod_go_with_the_pod(net: Topology, plane: Plane, app: socke
         assert plane.expected() == 1
         plane.unenrol(net.a.cookie)
         assert plane.expected() == 0
+
+
+def test_the_end_of_a_probe_leaves_the_tuple_of_another_socket(net: Topology, plane: Plane, pod: Place) -> None:
+    """The same address and port may be another probe's by then."""
+    fd = plane.map_fd("expected")
+    with net.a.listen("10.77.1.1", PORT) as app, ExitStack() as stack:
+        probe, end = dial(net.node, "10.77.1.1"), accepted(app)
+        entries = kernel.map_batch(fd, len(bytes(CExpectedKey())), len(bytes(CExpected())))
+        assert len(entries) == 1
+        for key, _ in entries:
+            kernel.map_update(fd, key, bytes(CExpected(cookie=1, netns=pod.cookie)))
+            stack.callback(kernel.map_delete, fd, key)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        probe.close()  # by a reset: at once
+        end.close()
+        assert plane.expected() == 1
+    assert plane.expected() == 0
 
 
 def test_masqueraded_nodeport_traffic_is_no_probe(

@@ -5,8 +5,9 @@ import h2.settings
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.conftest import CLIENT_ID, ServerNode
-from tests.support.pki import Credential
+from tests.engine.conftest import CLIENT_ID, ServerNode, server_tables
+from tests.support.hyper import Hyper, tls_context
+from tests.support.pki import Credential, spiffe
 from tests.support.sockets import listen, new_ip, port_of, read_exactly, read_to_end
 
 
@@ -146,6 +147,19 @@ def test_headers_of_the_mesh_are_accepted_and_name_the_client(
     opened = server.engine.wait_kind(1)
     assert opened.downstream == (ip, 4321)
     assert opened.hbone == peer.socket.getsockname()
+
+
+@pytest.mark.parametrize(("identity", "number"), [(CLIENT_ID, 5), (spiffe("other"), 0)])
+def test_the_source_is_the_workload_at_the_address_if_it_is_whom_the_peer_shows(
+    server: ServerNode, client_credential: Credential, identity: str, number: int
+) -> None:
+    ip = new_ip()
+    server.engine.publish(server_tables(server.ip).workload(5, "client", identity, ip))
+    peer = Hyper.dial(server.ip, tls_context(False, client_credential), ip)
+    server.peers.append(peer)
+    assert peer.status(peer.connect(server.authority)) == 200
+    opened = server.engine.wait_kind(1)
+    assert (opened.source, opened.identity) == (number, CLIENT_ID)
 
 
 @pytest.mark.parametrize("forwarded", ['for="10.0.0.1:4321"', "for=1.2.3.4", 'for="x', "for=", ";;;", 'For="[::1]:80"'])
