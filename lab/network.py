@@ -26,6 +26,8 @@ class Network:
         self._mtu = mtu
         self.nodes: dict[str, Node] = {}
         self.name_servers: dict[str, Supervised] = {}
+        self._wired: set[str] = set()
+        self._adding = asyncio.Lock()  # each new node is joined to all that are there
         self._rules: dict[str, str] = {}
         self._names = ""
         self._generation = 0  # of the names; each has a name of its own in the file
@@ -35,8 +37,8 @@ class Network:
 
     @property
     def local_nodes(self) -> list[Node]:
-        """The nodes that this machine runs."""
-        return [node for node in self.nodes.values() if node.is_local]
+        """The nodes that this machine runs, from when their namespace can be entered."""
+        return [node for node in self.nodes.values() if node.name in self._wired]
 
     @property
     def fabric_path(self) -> Path:
@@ -61,18 +63,21 @@ class Network:
 
     async def add_remote_node(self, name: str, index: int | None = None) -> Node:
         """Have the local nodes reach a node of another machine."""
-        node = Node(self._paths.lab, name, self._plan(index), netns_name="", is_local=False)
-        self.nodes[name] = node
-        await asyncio.to_thread(self._route_to, node.plan)
+        async with self._adding:
+            node = Node(self._paths.lab, name, self._plan(index), netns_name="", is_local=False)
+            self.nodes[name] = node
+            await asyncio.to_thread(self._route_to, node.plan)
         return node
 
     async def add_node(self, name: str, index: int | None = None) -> Node:
         """Make a node and join it to the others; its index is the next one, unless another machine has chosen it."""
-        node = Node(self._paths.lab, name, self._plan(index), self._record.claim_netns(name), self._mtu)
-        self._record.claim_key(name)
-        others = list(self.nodes.values())
-        self.nodes[name] = node
-        await asyncio.to_thread(self._wire_node, node, others)
+        async with self._adding:
+            node = Node(self._paths.lab, name, self._plan(index), self._record.claim_netns(name), self._mtu)
+            self._record.claim_key(name)
+            others = list(self.nodes.values())
+            self.nodes[name] = node
+            await asyncio.to_thread(self._wire_node, node, others)
+            self._wired.add(name)
         self._record.name(f"node/{name}", node.netns_name)
         log = self._paths.logs / "nodes" / name / "dns.log"
         order = Launch(argv=dns.command(self._hosts), namespaces={"net": str(node.netns)}, env=BASE_ENVIRONMENT)
