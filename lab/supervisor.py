@@ -69,6 +69,7 @@ class Supervisor:
         self._cluster = Cluster(self._paths, self._network, self._add_node, rules, machines)
         self._background = Background()
         self._down = asyncio.Event()
+        self._why_ended = f"lab {lab!r} is being taken down"
         self._joined = Joined(entered, self._cluster, self._network) if entered else None
         self._home: Home | None = None
         if span.listen:
@@ -91,12 +92,13 @@ class Supervisor:
                     await self._open(self._home)
                 if self._joined is not None:
                     await self._enter(self._joined)
-                async with ControlServer(self._paths.control, self._handlers()):
+                async with ControlServer(self._paths.control, self._handlers(), lambda: self._why_ended):
                     await self._until_down()
                 await self._stop()
         finally:
-            left = await asyncio.to_thread(cleanup.sweep, self._paths.lab)
-            for line in left:
+            # What a thread is still making would outlive the sweep.
+            await asyncio.get_running_loop().shutdown_default_executor()
+            for line in cleanup.sweep(self._paths.lab):
                 log.error("left behind: %s", line)
 
     async def _open(self, home: Home) -> None:
@@ -134,7 +136,8 @@ class Supervisor:
         failed = asyncio.get_running_loop().create_task(self._background.failed(), name="failure")
         await asyncio.wait([down, failed], return_when=asyncio.FIRST_COMPLETED)
         if failed.done():
-            log.error("a part of the lab has failed: %s", failed.exception())
+            self._why_ended = f"a part of the lab has failed, and it is taken down: {failed.exception()}"
+            log.error(self._why_ended, exc_info=failed.exception())
         for task in (down, failed):
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):

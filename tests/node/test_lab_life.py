@@ -104,6 +104,22 @@ def test_down_while_up_is_running_takes_it_down_and_up_says_so(tmp_path, after_s
     assert left_behind(own) == []
 
 
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.3, 0.4])
+def test_down_while_nodes_and_pods_are_being_made_takes_all_of_them_along(tmp_path, after_s):
+    nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n{i}"}} for i in range(30)]
+    pods = [pod(f"p{i}", "sleep", "1000", nodeName=f"n{i}") for i in range(30)]
+    own = name("made")
+    assert culvert("lab", "up", str(write(tmp_path, pod("a"))), "--lab", own, "--no-mesh").returncode == 0
+    apply = start("lab", "apply", "--lab", own, "-f", str(write(tmp_path, *nodes, *pods)), stderr=subprocess.PIPE)
+    wait_for(lambda: list(Path("/run/netns").glob(f"cv-{own}-n0")))
+    time.sleep(after_s)
+    down = culvert("lab", "down", "--lab", own)
+    said = apply.communicate(timeout=30)[1].decode()
+    assert (down.returncode, down.stderr) == (0, "")
+    assert f"lab '{own}' is being taken down" in said
+    assert left_behind(own) == []
+
+
 def test_one_of_several_starts_under_one_name_wins(tmp_path):
     own, manifests = name("many"), write(tmp_path, pod("a"))
     ups = [

@@ -20,8 +20,12 @@ async def break_down(order):
     raise RuntimeError("bug")
 
 
+def why():
+    return "the lab ends"
+
+
 async def exchange(path, order):
-    async with ControlServer(path, {"echo": echo, "refuse": refuse, "break": break_down}):
+    async with ControlServer(path, {"echo": echo, "refuse": refuse, "break": break_down}, why):
         return await asyncio.to_thread(ask, path, order, 5.0)
 
 
@@ -48,7 +52,7 @@ def test_socket_is_roots_only_and_goes_with_the_server(tmp_path):
     path = tmp_path / "s"
 
     async def look():
-        async with ControlServer(path, {}):
+        async with ControlServer(path, {}, why):
             return path.stat().st_mode & 0o777
 
     assert asyncio.run(look()) == 0o600
@@ -64,7 +68,7 @@ def test_garbage_does_not_end_the_server(tmp_path):
     path = tmp_path / "s"
 
     async def attack():
-        async with ControlServer(path, {"echo": echo}):
+        async with ControlServer(path, {"echo": echo}, why):
             for junk in (b"\xff\x00\n", b"[]\n", b"{}\n", b""):
                 reader, writer = await asyncio.open_unix_connection(path)
                 writer.write(junk)
@@ -75,3 +79,40 @@ def test_garbage_does_not_end_the_server(tmp_path):
             return await asyncio.to_thread(ask, path, {"do": "echo", "what": os.getpid()}, 5.0)
 
     assert asyncio.run(attack()) == {"got": os.getpid()}
+
+
+def test_order_that_is_being_carried_out_is_taken_back_when_the_server_ends(tmp_path):
+    path, begun, taken_back = tmp_path / "s", asyncio.Event(), []
+
+    async def last_for_ever(order):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            taken_back.append(order["do"])
+
+    async def scenario():
+        async with ControlServer(path, {"wait": last_for_ever}, why):
+            asking = asyncio.get_running_loop().create_task(asyncio.to_thread(ask, path, {"do": "wait"}, 5.0))
+            await begun.wait()
+        assert taken_back == ["wait"]
+        await asking
+
+    with pytest.raises(Refused, match="the lab ends"):
+        asyncio.run(scenario())
+
+
+def test_order_that_ends_the_server_gets_its_answer(tmp_path):
+    path, ended = tmp_path / "s", asyncio.Event()
+
+    async def end(order):
+        ended.set()
+        return {"said": "ended"}
+
+    async def scenario():
+        async with ControlServer(path, {"end": end}, why):
+            asking = asyncio.get_running_loop().create_task(asyncio.to_thread(ask, path, {"do": "end"}, 5.0))
+            await ended.wait()
+        return await asking
+
+    assert asyncio.run(scenario()) == {"said": "ended"}
