@@ -98,6 +98,11 @@ class Authority:
             x509.ExtendedKeyUsage(usages),
         )
 
+    def below(self, lower: "Authority", not_after: datetime) -> x509.Certificate:
+        """A certificate with which another authority signs for this one."""
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        return self._sign(lower.subject, lower.key.public_key(), constraints, self.now - timedelta(hours=1), not_after)
+
     def issue(
         self,
         *uris: str,
