@@ -1,9 +1,12 @@
 """IP addresses in the 16-byte form that maps and the engine use: IPv4 stands as ::ffff:a.b.c.d."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 IPAddress = IPv4Address | IPv6Address
 
+# A node talks to the same few thousand addresses again and again, and making one costs more than looking it up.
+REMEMBERED = 4096
 _V4_PREFIX = bytes(10) + b"\xff\xff"
 
 
@@ -13,6 +16,7 @@ def to_bytes16(address: IPAddress | str) -> bytes:
     return _V4_PREFIX + parsed.packed if parsed.version == 4 else parsed.packed
 
 
+@lru_cache(REMEMBERED)
 def from_bytes16(raw: bytes) -> IPAddress:
     """The address of 16 bytes; a v4-mapped one comes back as IPv4."""
     if len(raw) != 16:
@@ -27,6 +31,11 @@ def from_packed(raw: bytes) -> IPAddress:
     return from_bytes16(raw)
 
 
+@lru_cache(REMEMBERED)
+def _text(address: IPAddress) -> str:
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
 def with_port(address: IPAddress, port: int) -> str:
     """`1.2.3.4:80` or `[fd00::1]:80`."""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    return f"{_text(address)}:{port}"

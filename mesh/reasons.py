@@ -48,4 +48,7 @@ class Reason(IntEnum):
     INTERNAL = 36
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return _WORDS[self]
+
+
+_WORDS = {reason: reason.name.lower() for reason in Reason}

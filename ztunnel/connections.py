@@ -104,9 +104,7 @@ class Reporter:
         events = self._engine.events(BATCH)
         ended: list[tuple[ConnectionEvent, Edge]] = []
         for event in events:
-            if event.kind == EventKind.OPENED:
-                self._metrics.opened(self._names.edge(event))
-            elif event.kind == EventKind.CLOSED:
+            if event.kind == EventKind.CLOSED:
                 edge = self._names.edge(event)
                 self._metrics.closed(event, edge)
                 ended.append((event, edge))

@@ -210,8 +210,9 @@ class DataPath:
         )
 
     def _address(self, raw: Any) -> SocketAddress | None:
-        ip = bytes(self._ffi.buffer(raw.ip))
-        return SocketAddress(from_bytes16(ip), raw.port) if raw.port else None
+        port = raw.port
+        return SocketAddress(from_bytes16(self._ffi.buffer(raw.ip)[:]), port) if port else None
 
     def _text(self, raw: Any) -> str:
-        return bytes(self._ffi.string(raw)).decode(errors="replace")
+        text: bytes = self._ffi.string(raw)
+        return text.decode(errors="replace") if text else ""

@@ -267,7 +267,7 @@ int cv_engine_remove_pod(struct cv_engine *engine, uint32_t number, uint8_t drai
 /* ----------------------------------------------------------------- events */
 
 enum cv_event_kind {
-	CV_EVENT_OPENED = 1,      /* a relay joined both sides */
+	CV_EVENT_OPENED = 1,      /* of cv_engine_connections: it is open */
 	CV_EVENT_CLOSED = 2,      /* it ended; also for connections that never opened */
 	CV_EVENT_IDENTITY = 3,    /* a connection waits for the identity in `identity` */
 	CV_EVENT_DRAINED = 4,     /* the drain of the whole engine is over */
@@ -285,7 +285,7 @@ struct cv_event {
 	uint8_t direction; /* 1 outbound, 2 inbound: enum cv_direction of bpf/include/maps.h */
 	uint8_t path;
 	uint8_t reason;
-	uint8_t opened;  /* CLOSED: 1 if OPENED was sent for it */
+	uint8_t opened;  /* CLOSED: 1 if a relay had joined both sides */
 	uint16_t status; /* HTTP status sent or received, 0 none */
 	uint32_t pod;
 	uint32_t source; /* workload numbers, 0 unknown */

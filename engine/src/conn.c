@@ -184,7 +184,6 @@ void cv_conn_join(struct cv_conn *conn)
 	conn->downstream = NULL;
 	conn->upstream = NULL;
 	conn->opened = true;
-	emit(conn, CV_EVENT_OPENED, CV_REASON_OK);
 	cv_relay_join(&conn->relay, downstream, upstream);
 }
 

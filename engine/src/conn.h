@@ -56,7 +56,7 @@ struct cv_conn *cv_conn_create(struct cv_seat *seat, uint8_t direction, const st
 void cv_conn_end(struct cv_conn *conn, enum cv_reason reason);
 void cv_conn_set_downstream(struct cv_conn *conn, struct cv_stream *stream);
 void cv_conn_set_upstream(struct cv_conn *conn, struct cv_stream *stream);
-/* Both streams are there: OPENED, and bytes flow. */
+/* Both streams are there: bytes flow. */
 void cv_conn_join(struct cv_conn *conn);
 
 /* Ends with `reason` unless something happens within `ms`. */

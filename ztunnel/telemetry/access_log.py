@@ -5,14 +5,18 @@ was dialled), `reason` and `policy`. Lines of one batch of events are written at
 """
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from mesh.reasons import Reason
 from ztunnel.events import ConnectionEvent, Path, SocketAddress
 from ztunnel.model import HBONE_PORT
 from ztunnel.telemetry.labels import Edge
+
+_NEEDS_QUOTES = re.compile(r'[ "=\t\n]').search
 
 Fields = dict[str, str | int]
 PolicyName = Callable[[int], str | None]
@@ -104,7 +108,13 @@ def _level(event: ConnectionEvent) -> str:
 
 
 def _time(event: ConnectionEvent) -> str:
-    return datetime.fromtimestamp(event.time_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, microseconds = divmod(event.time_us, 1_000_000)
+    return f"{_second(seconds)}.{microseconds:06d}Z"
+
+
+@lru_cache(4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _message(event: ConnectionEvent) -> str:
@@ -117,8 +127,10 @@ def _as_text(event: ConnectionEvent, found: Fields) -> str:
 
 
 def _quoted(value: str | int) -> str:
-    text = str(value)
-    return text if text and not any(char in text for char in ' "=\t\n') else json.dumps(text)
+    if isinstance(value, int):
+        return str(value)
+    text = value
+    return text if text and not _NEEDS_QUOTES(text) else json.dumps(text)
 
 
 def _as_json(event: ConnectionEvent, found: Fields) -> str:

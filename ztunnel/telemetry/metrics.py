@@ -1,7 +1,8 @@
 """Counters of this node on /metrics: connections per edge, the process, the control plane, the kernel's flows.
 
-Connection counters are kept per edge in plain Python and turned into Prometheus families at scrape time; bytes of
-connections that are still open are added then, so a counter is exact at each scrape and never falls.
+Connection counters are kept per edge in plain Python and turned into Prometheus families at scrape time; connections
+that are still open, and their bytes, are added then, so a counter is exact at each scrape and never falls, and a
+connection costs one event.
 """
 
 import time
@@ -23,12 +24,12 @@ MAX_SERIES = 20_000
 
 @dataclass(slots=True)
 class _Series:
-    opened: int = 0
     closed: int = 0
     failed: int = 0
     sent: int = 0
     received: int = 0
-    shown_sent: int = 0  # the last figure that a scrape got, open connections included
+    shown_opened: int = 0  # the last figure that a scrape got, open connections included
+    shown_sent: int = 0
     shown_received: int = 0
     used_at: float = 0.0
 
@@ -49,10 +50,6 @@ class ConnectionMetrics:
         self._series: dict[tuple[str, ...], _Series] = {}
         self._overflow = _Series()
         self._by_reason: dict[tuple[str, str], int] = {}
-
-    def opened(self, edge: Edge) -> None:
-        """A relay joined both ends."""
-        self._find(edge, "-").opened += 1
 
     def closed(self, event: ConnectionEvent, edge: Edge) -> None:
         """A connection ended, or was refused before it opened."""
@@ -88,7 +85,7 @@ class ConnectionMetrics:
             ended.add_metric((direction, reason), count)
         yield ended
         yield GaugeMetricFamily("culvert_metric_series", "Label sets of istio_tcp_*", value=len(self._series))
-        lost = self._overflow.opened + self._overflow.failed
+        lost = self._overflow.closed + self._overflow.failed
         yield CounterMetricFamily("culvert_metric_series_overflow", "Connections beyond the series bound", value=lost)
 
     def _find(self, edge: Edge, flags: str) -> _Series:
@@ -102,14 +99,15 @@ class ConnectionMetrics:
         return series
 
     def _refresh_live(self) -> None:
-        live: dict[int, tuple[int, int]] = {}
+        live: dict[int, tuple[int, int, int]] = {}
         for event, edge in self._live():
             series = self._find(edge, "-")
-            sent, received = live.get(id(series), (0, 0))
-            live[id(series)] = (sent + event.bytes_received, received + event.bytes_sent)
+            count, sent, received = live.get(id(series), (0, 0, 0))
+            live[id(series)] = (count + 1, sent + event.bytes_received, received + event.bytes_sent)
         for series in self._series.values():
-            sent, received = live.get(id(series), (0, 0))
+            count, sent, received = live.get(id(series), (0, 0, 0))
             # A connection that ended since the events were last read is in neither figure: a counter never falls.
+            series.shown_opened = max(series.shown_opened, series.closed + count)
             series.shown_sent = max(series.shown_sent, series.sent + sent)
             series.shown_received = max(series.shown_received, series.received + received)
         oldest = self._clock() - EDGE_IDLE_S
@@ -118,7 +116,7 @@ class ConnectionMetrics:
 
 
 _FAMILIES: tuple[tuple[str, str, Callable[[_Series], int]], ...] = (
-    ("istio_tcp_connections_opened", "Connections opened", lambda series: series.opened),
+    ("istio_tcp_connections_opened", "Connections opened", lambda series: series.shown_opened),
     ("istio_tcp_connections_closed", "Connections closed", lambda series: series.closed),
     ("istio_tcp_connections_failed", "Connections that failed", lambda series: series.failed),
     (

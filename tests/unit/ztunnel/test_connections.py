@@ -60,14 +60,13 @@ def reporter(
 
 def test_events_reach_whom_they_concern() -> None:
     made, others, out, _ = reporter(
-        event(kind=EventKind.OPENED),
         event(kind=EventKind.CLOSED),
         event(kind=EventKind.IDENTITY, identity="spiffe://cluster.local/ns/shop/sa/web"),
         event(kind=EventKind.IDENTITY, identity="nonsense"),
         event(kind=EventKind.POD_REMOVED, pod=9),
         event(kind=EventKind.DRAINED),
     )
-    assert made.take() == 6
+    assert made.take() == 5
     assert others.removed_pods == [9]
     assert others.hurried == [Identity("cluster.local", "shop", "web")]
     assert others.drained == 1

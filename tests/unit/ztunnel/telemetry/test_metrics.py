@@ -38,8 +38,9 @@ class Scrape:
 
 def test_open_and_closed_connections_count_bytes_once() -> None:
     scrape = Scrape()
-    scrape.metrics.opened(EDGE)
     scrape.open = [(event(bytes_sent=100, bytes_received=10), EDGE)]
+    assert scrape.value("istio_tcp_connections_opened_total", connection_security_policy="mutual_tls") == 1
+    assert scrape.value("istio_tcp_connections_closed_total") == 0
     assert scrape.value("istio_tcp_received_bytes_total", reporter="destination") == 100
     assert scrape.value("istio_tcp_sent_bytes_total") == 10
     scrape.open = []
@@ -52,11 +53,11 @@ def test_open_and_closed_connections_count_bytes_once() -> None:
 
 def test_a_counter_never_falls_while_an_end_is_on_its_way() -> None:
     scrape = Scrape()
-    scrape.metrics.opened(EDGE)
     scrape.open = [(event(bytes_sent=100), EDGE)]
     assert scrape.value("istio_tcp_received_bytes_total") == 100
     scrape.open = []  # ended, its event not read yet
     assert scrape.value("istio_tcp_received_bytes_total") == 100
+    assert scrape.value("istio_tcp_connections_opened_total") == 1
 
 
 def test_a_refusal_is_a_failure_with_its_flag_and_reason() -> None:
@@ -69,7 +70,7 @@ def test_a_refusal_is_a_failure_with_its_flag_and_reason() -> None:
 
 def test_unused_edges_are_forgotten() -> None:
     scrape = Scrape()
-    scrape.metrics.opened(EDGE)
+    scrape.metrics.closed(event(), EDGE)
     scrape.now = metrics.EDGE_IDLE_S + 1
     generate_latest(scrape.registry)
     assert scrape.value("culvert_metric_series") == 0
@@ -78,17 +79,17 @@ def test_unused_edges_are_forgotten() -> None:
 def test_series_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     scrape = Scrape()
     for number in range(50):
-        scrape.metrics.opened(Edge(True, workload(f"w{number}"), WEB, None, "", "", False))
+        scrape.metrics.closed(event(), Edge(True, workload(f"w{number}"), WEB, None, "", "", False))
     assert scrape.value("culvert_metric_series") == 50
     monkeypatch.setattr(metrics, "MAX_SERIES", 50)
-    scrape.metrics.opened(Edge(True, workload("one-more"), WEB, None, "", "", False))
+    scrape.metrics.closed(event(), Edge(True, workload("one-more"), WEB, None, "", "", False))
     assert scrape.value("culvert_metric_series") == 50
     assert scrape.value("culvert_metric_series_overflow_total") == 1
 
 
 def test_unknown_ends_are_the_word_unknown() -> None:
     scrape = Scrape()
-    scrape.metrics.opened(Edge(False, None, None, None, "", "", False))
+    scrape.metrics.closed(event(), Edge(False, None, None, None, "", "", False))
     labels = {name: "unknown" for name in NAMES if name not in ("reporter", "request_protocol", "response_flags")}
     assert scrape.value("istio_tcp_connections_opened_total", reporter="source", **labels) == 1
 
