@@ -5,10 +5,11 @@ import h2.settings
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.conftest import CLIENT_ID, ServerNode, server_tables
+from tests.engine.conftest import CLIENT_ID, SERVER_ID, ServerNode, server_tables
 from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Credential, spiffe
 from tests.support.sockets import listen, new_ip, port_of, read_exactly, read_to_end
+from tests.support.tables import Tables
 
 
 def test_connect_reaches_the_application_and_both_half_closes_pass(
@@ -184,6 +185,22 @@ def test_an_unknown_workload_is_503_after_the_wait(server: ServerNode, client_cr
     node = ServerNode(engine, ip, server.app, server.credentials, server.peers)
     assert refusal(node, client_credential, f"{ip}:80")[0] == 503
     assert engine.wait_closed().reason == Reason.UNKNOWN_SOURCE
+
+
+def test_a_pod_that_is_announced_on_another_node_lets_nobody_in(
+    server: ServerNode, client_credential: Credential
+) -> None:
+    """Its policies are not known here."""
+    server.engine.publish(Tables().workload(2, "server", SERVER_ID, server.ip, foreign=True))
+    assert refusal(server, client_credential, server.authority) == (401, 0)
+    assert server.engine.wait_closed().reason == Reason.POLICY_DENIED
+
+
+def test_a_policy_that_is_not_in_the_tables_lets_nobody_in(server: ServerNode, client_credential: Credential) -> None:
+    server.engine.publish(Tables().workload(2, "server", SERVER_ID, server.ip, policies=(77,)))
+    assert refusal(server, client_credential, server.authority) == (401, 0)
+    closed = server.engine.wait_closed()
+    assert (closed.reason, closed.policy) == (Reason.POLICY_DENIED, 77)
 
 
 def test_data_sent_before_the_answer_is_delivered(server: ServerNode, client_credential: Credential) -> None:

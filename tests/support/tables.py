@@ -30,6 +30,7 @@ class Tables:
         identity: str,
         *ips: str,
         hbone: bool = True,
+        foreign: bool = False,
         policies: tuple[int, ...] = (),
         baggage: str = "k8s.namespace.name=default",
     ) -> Self:
@@ -41,6 +42,7 @@ class Tables:
         raw.baggage = self._text(baggage)
         raw.network = self._text("")
         raw.hbone = hbone
+        raw.foreign = foreign
         raw.addresses = self._new("uint8_t[][16]", [list(to_bytes16(ip)) for ip in ips])
         raw.address_count = len(ips)
         raw.policies = self._new("uint32_t[]", list(policies))
