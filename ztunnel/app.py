@@ -124,7 +124,13 @@ class Ztunnel:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self.metrics)
         registry.register(
-            FlowMetrics(self.kernel.edges, self.engine.flows, self.names.workload, self.kernel.remove_edges)
+            FlowMetrics(
+                self.kernel.edges,
+                self.engine.flows,
+                self.names.end,
+                self.kernel.remove_edges,
+                lambda: self.updates.is_complete,
+            )
         )
         parts = (self.ads, self.identities, self.pods, self.agent, self.store)
         registry.register(ProcessMetrics(dump.VERSION, self._stats, *parts))

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from ztunnel.change import Change
 from ztunnel.model import Mode, Policy, Service, Workload
 from ztunnel.parse import InvalidResource
 from ztunnel.program import encode
-from ztunnel.state import Change, Store
+from ztunnel.state import Store
 from ztunnel.view import Waypoint, WaypointKind
 
 # A struct, or what cffi gives for one; the border has no types on the Python side.

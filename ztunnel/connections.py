@@ -55,6 +55,10 @@ class Names:
         found = self._store.named(number) if number else None
         return found if isinstance(found, Service) else None
 
+    def end(self, number: int) -> Workload | Service | None:
+        """Whichever of the two a number of the kernel means."""
+        return self.workload(number) or self.service(number)
+
     def policy(self, number: int) -> str | None:
         """The name of a policy, "namespace/name"."""
         found = self._store.named(number) if number else None

@@ -55,7 +55,7 @@ class KernelMaps:
         self._plane.put_listener(netns_cookie, port, fd)
 
     def numbers(self) -> dict[bytes, int]:
-        """Workload numbers that an earlier ztunnel gave, by address."""
+        """Numbers of workloads and services that an earlier ztunnel gave, by address."""
         return {to_bytes16(address): number for address, number in self._plane.workloads().items()}
 
     def write_numbers(self, numbers: Mapping[bytes, int]) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, Update
+from ztunnel.change import Change
 from ztunnel.endpoints import Here, prepare
-from ztunnel.model import Gateway, Locality, NetworkAddress, Policy, Service, Workload
+from ztunnel.model import Gateway, Locality, NetworkAddress, Policy, Service, Vip, Workload
 from ztunnel.numbers import Numbers
 from ztunnel.parse import InvalidResource, parse_address, parse_policy
 from ztunnel.standin import stand_in
@@ -26,21 +27,6 @@ RETAINED = 8192
 
 Thing = Workload | Service | Policy
 Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an update changed, by number: objects to put again, and objects that are gone."""
-
-    workloads: frozenset[int] = frozenset()
-    services: frozenset[int] = frozenset()
-    policies: frozenset[int] = frozenset()
-    removed: frozenset[int] = frozenset()
-    addresses: Mapping[bytes, int] = field(default_factory=dict)  # who has an address now; 0: nobody
-    refused: Mapping[str, str] = field(default_factory=dict)  # resource -> reason
-
-    def __bool__(self) -> bool:
-        return bool(self.workloads or self.services or self.policies or self.removed)
 
 
 @dataclass(slots=True)
@@ -96,7 +82,10 @@ class Store(View):
 
     @property
     def address_numbers(self) -> Mapping[bytes, int]:
-        """Workload numbers by address on this node's network: what a restart gets back as `restored`."""
+        """Numbers by address on this node's network: what a restart gets back as `restored`.
+
+        A service's own address stands for the service, unless a workload has it too.
+        """
         return self._address_numbers
 
     def everything(self) -> Change:
@@ -223,7 +212,7 @@ class Store(View):
                 return
             self._unlink_service(number)
         else:
-            number = self._numbers.take()
+            number = self._numbers.take(tuple(vip.ip for vip in self._addresses_of_service(service)))
             self._service_numbers[service.name] = number
             self._touch_referrers(service.name)
         self._services[number] = service
@@ -243,6 +232,7 @@ class Store(View):
             self._vip_lengths[vip.length] += 1
         for address in vip_references(service):
             self._touch_referrers(address)
+        self._touched.addresses.update(vip.ip for vip in self._addresses_of_service(service))
         for gateway in _gateways(service):
             _add(self._referrers, gateway.destination, number)
         self._touched.members.add(service.name)
@@ -257,8 +247,12 @@ class Store(View):
                 del self._vip_lengths[vip.length]
         for address in vip_references(service):
             self._touch_referrers(address)
+        self._touched.addresses.update(vip.ip for vip in self._addresses_of_service(service))
         for gateway in _gateways(service):
             _discard(self._referrers, gateway.destination, number)
+
+    def _addresses_of_service(self, service: Service) -> list[Vip]:
+        return [vip for vip in service.vips if vip.length == 128 and vip.network == self.here.network]
 
     # --- policies ----------------------------------------------------------------------------------------------
 
@@ -361,9 +355,12 @@ class Store(View):
         self._prepared[number] = groups
         return is_new
 
+    def _owner(self, ip: bytes) -> int:
+        return self.workload_at(ip) or min(self._by_vip.get(Vip(self.here.network, ip, 128), ()), default=0)
+
     def _claim_addresses(self, touched: Iterable[bytes]) -> dict[bytes, int]:
         """Who has each address now, for those that changed hands."""
-        changed = {ip: number for ip in touched if (number := self.workload_at(ip)) != self._address_numbers.get(ip, 0)}
+        changed = {ip: number for ip in touched if (number := self._owner(ip)) != self._address_numbers.get(ip, 0)}
         for ip, number in changed.items():
             if number:
                 self._address_numbers[ip] = number

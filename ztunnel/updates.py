@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from mesh import xds
+from ztunnel.change import Change
 from ztunnel.compile import Compiler
 from ztunnel.inpod.pods import Pod, PodTable
 from ztunnel.kernel import KernelMaps
-from ztunnel.state import Change, Store
+from ztunnel.state import Store
 
 log = logging.getLogger(__name__)
 

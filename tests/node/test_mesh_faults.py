@@ -79,6 +79,17 @@ def test_ztunnel_killed_refuses_at_once_sends_nothing_in_clear_and_comes_back(me
     assert all("15008" in line for line in ports if line), "nothing but HBONE crossed the link"
 
 
+def test_a_service_dialled_while_ztunnel_is_away_is_named_in_the_failures(mesh: Mesh) -> None:
+    watcher = mesh.start("shop/client", "python3", "-c", WATCH, "web", "7001", "3")
+    assert watcher.stdout is not None
+    assert watcher.stdout.readline() == "start\n"
+    os.kill(mesh.pid("node-a", "ztunnel"), signal.SIGKILL)
+    seen = json.loads(watcher.communicate(timeout=20)[0].splitlines()[-1])
+    assert not all(entry[1] for entry in seen), "some connections fell into the gap"
+    edge = {"source_pod": "client", "destination_service": "web.shop.svc.cluster.local", "destination_pod": "unknown"}
+    eventually(lambda: mesh.metrics("node-a", "culvert_flow_connections_failed_total", **edge) > 0)
+
+
 def test_the_agent_killed_changes_nothing_for_connections(mesh: Mesh) -> None:
     with mesh.staying("shop/client", "web", 7001, 3) as ended:
         os.kill(mesh.pid("node-a", "agent"), signal.SIGKILL)

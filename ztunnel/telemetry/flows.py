@@ -1,5 +1,7 @@
 """The kernel's flow metrics, per edge of source and destination workload, as `culvert_flow_*` on /metrics.
 
+The destination is a service where nobody chose an endpoint: a connect that is refused while no ztunnel runs.
+
 The programs keep the figures in a pinned per-CPU map and go on counting while no ztunnel runs. What open sockets have
 moved since their edge was last updated is asked from the engine at scrape time, so a figure is exact at each scrape; a
 socket that closes in between is in neither, so a figure that was shown once never falls.
@@ -13,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from bpf.layout import Direction
 from bpf.plane import EdgeKey, EdgeStats
 from ztunnel.events import FlowDelta
-from ztunnel.model import Workload
+from ztunnel.model import Service, Workload
 
 EDGE_LABELS = (
     "direction",
@@ -23,7 +25,10 @@ EDGE_LABELS = (
     "destination_workload",
     "destination_namespace",
     "destination_pod",
+    "destination_service",
 )
+
+End = Workload | Service
 
 
 @dataclass(slots=True)
@@ -40,13 +45,15 @@ class FlowMetrics:
         self,
         edges: Callable[[], Mapping[EdgeKey, EdgeStats]],
         open_flows: Callable[[], Iterable[FlowDelta]],
-        workload: Callable[[int], Workload | None],
+        named: Callable[[int], End | None],
         forget: Callable[[Iterable[EdgeKey]], None],
+        is_complete: Callable[[], bool],
     ) -> None:
         self._edges = edges
         self._forget = forget
+        self._is_complete = is_complete
         self._open_flows = open_flows
-        self._workload = workload
+        self._named = named
         self._shown: dict[EdgeKey, _Shown] = {}
 
     def collect(self) -> Iterator[Metric]:
@@ -88,14 +95,14 @@ class FlowMetrics:
         The slot that takes what does not fit (0 to 0) is there from the start and shown once it counted something.
         """
         stale = {key for key in edges if not (self._is_known(key.source) and self._is_known(key.destination))}
-        if stale:
+        if stale and self._is_complete():  # after a restart nobody is known at first
             self._forget(stale)
             for key in stale:
                 self._shown.pop(key, None)
         return {key: stats for key, stats in edges.items() if key not in stale and not _is_unused(key, stats)}
 
     def _is_known(self, number: int) -> bool:
-        return number == 0 or self._workload(number) is not None
+        return number == 0 or self._named(number) is not None
 
     def _bytes(self, edges: Mapping[EdgeKey, EdgeStats]) -> dict[EdgeKey, tuple[int, int]]:
         totals = {key: [stats.sent, stats.received] for key, stats in edges.items()}
@@ -114,8 +121,9 @@ class FlowMetrics:
     def _labels(self, key: EdgeKey) -> tuple[str, ...]:
         shown = self._shown[key]
         if not shown.labels:
-            ends = (self._workload(key.source), self._workload(key.destination))
-            shown.labels = (key.direction.name.lower(), *_names(ends[0]), *_names(ends[1]))
+            source, destination = self._named(key.source), self._named(key.destination)
+            service = destination.hostname if isinstance(destination, Service) else "unknown"
+            shown.labels = (key.direction.name.lower(), *_names(source), *_names(destination), service)
         return shown.labels
 
 
@@ -123,10 +131,12 @@ def _is_unused(key: EdgeKey, stats: EdgeStats) -> bool:
     return key.source == key.destination == 0 and not (stats.opened or sum(stats.failed.values()))
 
 
-def _names(workload: Workload | None) -> tuple[str, str, str]:
-    if workload is None:
+def _names(end: End | None) -> tuple[str, str, str]:
+    if end is None:
         return ("unknown", "unknown", "unknown")
-    return (workload.workload_name, workload.namespace, workload.name)
+    if isinstance(end, Service):
+        return ("unknown", end.namespace, "unknown")
+    return (end.workload_name, end.namespace, end.name)
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:

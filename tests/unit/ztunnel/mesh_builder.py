@@ -8,10 +8,11 @@ from mesh.reasons import Reason
 from mesh.wire import authorization_pb2 as security
 from mesh.wire import workload_pb2 as wire
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, Changed, Update
+from ztunnel.change import Change
 from ztunnel.compile import Compiler
 from ztunnel.decide import Destination, Peer, Route, RouteKind, Verdict
 from ztunnel.endpoints import Here
-from ztunnel.state import Change, Store
+from ztunnel.state import Store
 
 HERE = Here(node="node-a", network="", cluster_id="Kubernetes")
 

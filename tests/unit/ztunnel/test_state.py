@@ -10,10 +10,11 @@ from mesh.wire import authorization_pb2 as security
 from mesh.wire import workload_pb2 as wire
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, Changed, Update
 from tests.unit.ztunnel.mesh_builder import HERE, authorization, by_address, by_service, ip, resource, service, workload
+from ztunnel.change import Change
 from ztunnel.endpoints import Endpoint
 from ztunnel.model import Policy, Workload
 from ztunnel.parse import InvalidResource
-from ztunnel.state import Change, Store
+from ztunnel.state import Store
 
 RECORDED = Path(__file__).parents[2] / "golden/recorded"
 WEB = "shop/web.shop"
@@ -141,6 +142,19 @@ def test_changes_tell_who_has_an_address_now() -> None:
     assert moved == {ip("10.0.0.1"): 0, ip("10.0.0.2"): store.workload_number(POD + "a")}
     assert remove(store, POD + "a").addresses == {ip("10.0.0.2"): 0}
     assert store.address_numbers == {}
+
+
+def test_a_services_own_address_is_its_number_until_a_workload_has_it() -> None:
+    store = Store(HERE)
+    change = put(store, service("web", "10.96.0.1", "10.97.0.0/16", "far=10.96.0.2"))
+    assert change.addresses == {ip("10.96.0.1"): store.service_number(WEB)}
+    taken = put(store, workload("a", "10.96.0.1")).addresses
+    assert taken == {ip("10.96.0.1"): store.workload_number(POD + "a")}
+    assert remove(store, POD + "a").addresses == {ip("10.96.0.1"): store.service_number(WEB)}
+    after = Store(HERE, store.address_numbers)
+    put(after, service("other", "10.96.0.9"), service("web", "10.96.0.1"))
+    assert after.service_number(WEB) == store.service_number(WEB)
+    assert remove(store, WEB).addresses == {ip("10.96.0.1"): 0}
 
 
 def test_removed_object_stays_readable_by_number_up_to_a_bound() -> None:

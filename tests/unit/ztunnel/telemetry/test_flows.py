@@ -6,6 +6,7 @@ from bpf.layout import Direction, Failure
 from bpf.plane import EdgeKey, EdgeStats
 from tests.support.mesh import workload
 from ztunnel.events import FlowDelta
+from ztunnel.model import Service
 from ztunnel.telemetry.flows import FlowMetrics
 
 WORKLOADS = {1: workload("client"), 2: workload("web-1")}
@@ -33,7 +34,10 @@ class Kernel:
         self.open: list[FlowDelta] = []
         self.forgotten: list[EdgeKey] = []
         self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(FlowMetrics(self.read, lambda: self.open, WORKLOADS.get, self.forget))
+        self.is_synced = True
+        self.registry.register(
+            FlowMetrics(self.read, lambda: self.open, WORKLOADS.get, self.forget, lambda: self.is_synced)
+        )
 
     def read(self) -> dict[EdgeKey, EdgeStats]:
         return dict(self.edges)
@@ -52,7 +56,7 @@ class Kernel:
         }
 
 
-EDGE = ("outbound", "client", "shop", "client", "web-1", "shop", "web-1")
+EDGE = ("outbound", "client", "shop", "client", "web-1", "shop", "web-1", "unknown")
 
 
 def test_an_edge_is_named_by_its_workloads() -> None:
@@ -75,7 +79,7 @@ def test_an_edge_that_only_open_sockets_have_is_shown() -> None:
     kernel = Kernel()
     kernel.open = [FlowDelta(2, 1, Direction.INBOUND, 9, 0)]
     shown = kernel.samples("culvert_flow_sent_bytes_total")
-    assert shown[("inbound", "web-1", "shop", "web-1", "client", "shop", "client")] == 9
+    assert shown[("inbound", "web-1", "shop", "web-1", "client", "shop", "client", "unknown")] == 9
 
 
 def test_latencies_are_cumulative_in_seconds() -> None:
@@ -93,3 +97,23 @@ def test_edges_that_nobody_can_name_are_given_back_to_the_kernel() -> None:
     kernel.edges[EdgeKey(0, 2, Direction.INBOUND)] = stats()
     assert len(kernel.samples("culvert_flow_sent_bytes_total")) == 2
     assert kernel.forgotten == [gone]
+
+
+def test_before_the_first_snapshot_nobody_is_long_gone() -> None:
+    kernel = Kernel()
+    kernel.is_synced = False
+    kernel.edges[EdgeKey(1, 99, Direction.OUTBOUND)] = stats()
+    assert kernel.samples("culvert_flow_connections_opened_total") == {EDGE: 3}
+    assert kernel.forgotten == []
+
+
+def test_an_edge_without_an_endpoint_is_named_by_its_service() -> None:
+    kernel = Kernel()
+    ends = {1: workload("client"), 9: Service("web.shop.svc", "shop")}
+    kernel.edges = {EdgeKey(1, 9, Direction.OUTBOUND): stats()}
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(FlowMetrics(kernel.read, lambda: [], ends.get, kernel.forget, lambda: True))
+    labels = {"destination_workload": "unknown", "destination_namespace": "shop", "destination_pod": "unknown"}
+    source = {"source_workload": "client", "source_namespace": "shop", "source_pod": "client"}
+    labels |= source | {"direction": "outbound", "destination_service": "web.shop.svc", "reason": "refused"}
+    assert registry.get_sample_value("culvert_flow_connections_failed_total", labels) == 4
