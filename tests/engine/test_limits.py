@@ -247,10 +247,10 @@ def test_ipv6_end_to_end(server_credential: Credential, client_credential: Crede
             accepted, _ = app.accept()
             made.sendall(b"six")
             assert read_exactly(accepted, 3) == b"six"
-            opened = far.wait_kind(1)
-            assert opened.hbone[0] == "::1"
-            assert opened.upstream == ("::1", port_of(app))
             accepted.close()
+        closed = far.wait_closed()
+        assert closed.hbone[0] == "::1"
+        assert closed.upstream == ("::1", port_of(app))
         app.close()
 
 

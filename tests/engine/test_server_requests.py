@@ -145,7 +145,7 @@ def test_headers_of_the_mesh_are_accepted_and_name_the_client(
         ("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-00"),
     )
     assert peer.status(stream) == 200
-    opened = server.engine.wait_kind(1)
+    opened = server.engine.connections()[0]
     assert opened.downstream == (ip, 4321)
     assert opened.hbone == peer.socket.getsockname()
 
@@ -159,7 +159,7 @@ def test_the_source_is_the_workload_at_the_address_if_it_is_whom_the_peer_shows(
     peer = Hyper.dial(server.ip, tls_context(False, client_credential), ip)
     server.peers.append(peer)
     assert peer.status(peer.connect(server.authority)) == 200
-    opened = server.engine.wait_kind(1)
+    opened = server.engine.connections()[0]
     assert (opened.source, opened.identity) == (number, CLIENT_ID)
 
 
@@ -169,7 +169,7 @@ def test_a_forwarded_header_that_speaks_of_another_address_changes_nothing(
 ) -> None:
     peer = server.dial(client_credential)
     assert peer.status(peer.connect(server.authority, ("forwarded", forwarded))) == 200
-    assert server.engine.wait_kind(1).downstream == peer.socket.getsockname()
+    assert server.engine.connections()[0].downstream == peer.socket.getsockname()
 
 
 def test_headers_beyond_the_limit_are_431(server: ServerNode, client_credential: Credential) -> None:
