@@ -1,0 +1,161 @@
+"""The connections to an API server: the official client's configuration and pool, blocking, one request at a time.
+
+What is used of that client is what has been stable over its versions: how it reads a kubeconfig or the pod's service
+account (tokens are read again as they change), and the urllib3 pool that it makes of that. Retrying is the caller's
+matter, because only the caller knows what a repetition means.
+"""
+
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from controller.kube.errors import Unavailable, of_answer
+
+# Watches of every kind, and what runs beside them.
+MAX_CONNECTIONS = 64
+CONNECT_TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 256 << 20
+
+# A host that is gone without a word is noticed within half a minute, also by a watch that only listens.
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+]
+
+JSON = "application/json"
+
+
+class Misconfigured(Exception):
+    """There is no usable way to an API server; the message says where it was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `body` is sent as JSON of the given content type; times are in seconds."""
+
+    method: str
+    path: str
+    query: Mapping[str, str | int] | None = None
+    body: Any = None
+    content_type: str = JSON
+    accept: str = JSON
+    timeout_s: float = 10.0
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Transport:
+    """Blocking requests to one API server, usable from many threads."""
+
+    def __init__(self, client: Any) -> None:
+        self._configuration = client.configuration
+        self._pool: urllib3.PoolManager = client.rest_client.pool_manager
+        self.host: str = client.configuration.host
+
+    def request(self, call: Call) -> Any:
+        """The document of the answer; raises ApiFault."""
+        with self._answer(call, call.timeout_s) as answer:
+            try:
+                data = answer.read(MAX_ANSWER_BYTES + 1)
+            except (HTTPError, OSError) as error:
+                raise Unavailable(f"{call}: {_sentence(error)}") from error
+        if len(data) > MAX_ANSWER_BYTES:
+            raise Unavailable(f"{call}: the answer has more than {MAX_ANSWER_BYTES} bytes")
+        try:
+            return json.loads(data) if data else {}
+        except ValueError as error:
+            raise Unavailable(f"{call}: the answer is not JSON: {error}", answer.status) from error
+
+    @contextlib.contextmanager
+    def stream(self, call: Call, silence_s: float) -> Iterator[urllib3.BaseHTTPResponse]:
+        """An answer to be read as it comes; a silence of so many seconds ends it. Raises ApiFault."""
+        with self._answer(call, silence_s) as answer:
+            try:
+                yield answer
+            except (HTTPError, OSError) as error:
+                raise Unavailable(f"{call}: {_sentence(error)}") from error
+            finally:
+                answer.close()  # what is not read yet makes the connection unusable for others
+
+    @contextlib.contextmanager
+    def _answer(self, call: Call, read_timeout_s: float) -> Iterator[urllib3.BaseHTTPResponse]:
+        url = self.host + call.path + (f"?{urlencode(call.query)}" if call.query else "")
+        headers = {"Accept": call.accept, "User-Agent": "culvert-controller", **self._proof(call)}
+        body = None
+        if call.body is not None:
+            body = json.dumps(call.body).encode()
+            headers["Content-Type"] = call.content_type
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, read_timeout_s), read=read_timeout_s)
+        try:
+            answer = self._pool.request(
+                call.method,
+                url,
+                body=body,
+                headers=headers,
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+        except (HTTPError, OSError) as error:
+            raise Unavailable(f"{call}: {_sentence(error)}") from error
+        try:
+            if not 200 <= answer.status < 300:
+                raise of_answer(str(call), answer.status, answer.headers, _beginning(answer))
+            yield answer
+        finally:
+            answer.release_conn()
+
+    def _proof(self, call: Call) -> Mapping[str, str]:
+        """Who we are, read anew for each request: tokens are replaced under us."""
+        try:
+            settings = self._configuration.auth_settings()
+        except Exception as error:  # plug-ins and files of the operator's: whatever they raise
+            raise Unavailable(f"{call}: no credentials: {_sentence(error)}") from error
+        return {one["key"]: one["value"] for one in settings.values() if one.get("in") == "header" and one.get("value")}
+
+
+def connect(kubeconfig: Path | None = None) -> Transport:
+    """The API server of a kubeconfig, or without one of the pod's own cluster; raises Misconfigured."""
+    from kubernetes import client, config  # noqa: PLC0415 - 22 MB and half a second that the source `files` does without
+    from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
+
+    # It would warn of each watch beyond ten that its connection is not kept.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    configuration = client.Configuration()
+    try:
+        if kubeconfig is None:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        where = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account (or give --kubeconfig)"
+        raise Misconfigured(f"{where}: {_sentence(error)}") from error
+    configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    configuration.socket_options = _SOCKET_OPTIONS
+    return Transport(client.ApiClient(configuration))
+
+
+def _beginning(answer: urllib3.BaseHTTPResponse) -> bytes:
+    try:
+        return answer.read(64 << 10)
+    except (HTTPError, OSError):
+        return b""
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,32 @@
+"""What tests on a real Kubernetes share. Without its binaries they are skipped in one line, in CI that is a failure."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.alone import ApiAlone
+from tests.cluster.kube import binaries
+
+
+def refuse(reason: str) -> None:
+    """The machine lacks something: a skip for a person, a failure where the tests are required."""
+    if os.environ.get("CULVERT_REQUIRE_CLUSTER") or os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[ApiAlone]:
+    """A kube-apiserver with its etcd, one for the session: tests use namespaces of their own."""
+    if os.geteuid() != 0:
+        refuse("an API server for tests needs root, for cgroups")
+    if shutil.which("etcd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+        refuse("etcd is missing: apt-get install etcd-server")
+    try:
+        server = ApiAlone()
+    except binaries.Missing as missing:
+        refuse(str(missing))
+    with server:
+        yield server
