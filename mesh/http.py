@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ import h11
 
 log = logging.getLogger(__name__)
 
-# A scraper or a person needs a handful of connections; more than this is somebody else's loop.
+# A scraper or a person needs a handful of connections; more than this is somebody's loop, and then the address that has
+# most of them gives way with its oldest: metrics and readiness are asked from other machines, and nobody may hold all.
 MAX_CONNECTIONS = 64
 REQUEST_TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 1 << 20
@@ -76,7 +78,7 @@ class HttpServer:
         self._port = port
         self._routes = routes
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._open: dict[asyncio.StreamWriter, str] = {}  # and who is at its other end; the oldest first
 
     @property
     def port(self) -> int:
@@ -94,19 +96,24 @@ class HttpServer:
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._open += 1
+        if len(self._open) >= MAX_CONNECTIONS:
+            self._make_room()
+        self._open[writer] = str((writer.get_extra_info("peername") or ("",))[0])
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._exchange(reader, writer)
         except (TimeoutError, ConnectionError, h11.ProtocolError) as error:
             log.debug("admin connection ended: %s", error)
         finally:
-            self._open -= 1
+            self._open.pop(writer, None)
             with contextlib.suppress(Exception):
                 writer.close()
+
+    def _make_room(self) -> None:
+        ((greediest, _),) = Counter(self._open.values()).most_common(1)
+        oldest = next(writer for writer, address in self._open.items() if address == greediest)
+        del self._open[oldest]
+        oldest.transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
@@ -151,7 +158,10 @@ async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader
             break
         else:
             raise ConnectionResetError("closed before a request was complete")
-    url = urlsplit(head.target.decode("ascii", "replace"))
+    try:
+        url = urlsplit(head.target.decode("ascii", "replace"))
+    except ValueError as error:
+        raise _Refused(400, f"not an address: {error}") from error
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
     return Request(head.method.decode("ascii"), url.path, dict(parse_qsl(url.query)), headers, bytes(body))
 

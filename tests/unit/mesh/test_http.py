@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from mesh.http import MAX_BODY_BYTES, HttpServer, Request, Response
+from mesh.http import MAX_BODY_BYTES, MAX_CONNECTIONS, HttpServer, Request, Response
 
 
 async def hello(request: Request) -> Response:
@@ -41,12 +41,33 @@ def test_a_handler_sees_query_and_body() -> None:
         (b"GET /nothing HTTP/1.1", 404, b"GET /hello"),
         (b"DELETE /hello HTTP/1.1", 405, b"does not take DELETE"),
         (b"GET /picky HTTP/1.1", 400, b"'loud' is not known"),
+        (b"GET //[ HTTP/1.1", 400, b"not an address"),
     ],
 )
 def test_a_refusal_says_what_would_do(request_line: bytes, status: int, says: bytes) -> None:
     got, body = exchange(request_line + b"\r\nhost: a\r\n\r\n")
     assert got == status
     assert says in body
+
+
+def test_whoever_holds_most_connections_gives_way() -> None:
+    async def run() -> None:
+        async with HttpServer("127.0.0.1", 0, ROUTES) as server:
+            first = await asyncio.open_connection("127.0.0.1", server.port)
+            idle = [
+                await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
+                for _ in range(3 * MAX_CONNECTIONS)
+            ]
+            async with asyncio.timeout(5):
+                assert await idle[0][0].read() == b"", "the oldest of those"
+                for reader, writer in (first, await asyncio.open_connection("127.0.0.1", server.port)):
+                    writer.write(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n")
+                    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+                    writer.close()
+            for _, writer in idle:
+                writer.close()
+
+    asyncio.run(run())
 
 
 def test_garbage_gets_400() -> None:
