@@ -16,7 +16,7 @@ from controller.index.index import Index
 from controller.index.objects import Change
 from controller.pipeline import Pipeline
 from controller.serve.ads import DeltaAds
-from controller.serve.callers import NodeCertificates
+from controller.serve.callers import Gate, NodeCertificates
 from controller.serve.closing import Closing
 from controller.serve.hub import Hub
 from controller.serve.reports import CaptureReports
@@ -81,13 +81,11 @@ class Controller:
         self.status = StatusReport(config.state / FILE)
         self.authority = make_authority(config)
         self.certificate = ServingCertificate(self.authority, config.serve.dns_names, config.serve.addresses)
-        authenticator = NodeCertificates(mesh.trust_domain)
-        self.closing = Closing()
-        self.ads = DeltaAds(self.hub, authenticator, self.metrics, self.closing)
-        certificates = CertificateService(
-            self.authority, authenticator, self.index.runs_on, mesh.trust_domain, self.metrics
-        )
-        reports = CaptureReports(self.pipeline, self.hub, authenticator, self.metrics, self.closing)
+        gate = Gate(NodeCertificates(mesh.trust_domain), self.metrics)
+        self.closing = Closing(config.serve.stream_life_s)
+        self.ads = DeltaAds(self.hub, gate, self.metrics, self.closing)
+        certificates = CertificateService(self.authority, gate, self.index.runs_on, mesh.trust_domain, self.metrics)
+        reports = CaptureReports(self.pipeline, self.hub, gate, self.metrics, self.closing)
         self.server = make_server(self.ads, certificates, reports)
         assert config.source.manifests is not None, "settings were checked"
         self.source = FilesSource(config.source.manifests)

@@ -43,6 +43,9 @@ class ServeConfig:
     metrics_listen: str = setting(
         "127.0.0.1:15014", "address:port of /metrics and /healthz/ready; no secrets there, but names of everything"
     )
+    stream_life_s: float = setting(
+        1800.0, "a node's stream ends after this and is opened anew, so that it proves again who it is; 0: never"
+    )
     debug_listen: str = setting("127.0.0.1:15016", "loopback address:port of /debug")
 
 

@@ -20,7 +20,11 @@ class InvalidRequest(ValueError):
     """A certificate request that is not answered; the message says why."""
 
 
-class IssuerExpired(Exception):
+class NotIssued(Exception):
+    """There is no certificate now, through no fault of the request; the message says why."""
+
+
+class IssuerExpired(NotIssued):
     """The issuer has too little life left to sign anything of use."""
 
 
@@ -54,6 +58,10 @@ class Authority:
         self.issuer = issuer
         self._lifetimes = lifetimes
         self._clock = clock
+
+    async def issue(self, csr_pem: str, identity: Identity, lifetime_s: int) -> Issued:
+        """As `sign_request`, for whoever may have to wait for another kind of signer."""
+        return self.sign_request(csr_pem, identity, lifetime_s)
 
     def sign_request(self, csr_pem: str, identity: Identity, lifetime_s: int) -> Issued:
         """A leaf for the key of a CSR, with the identity as its only name; raises InvalidRequest."""

@@ -1,13 +1,18 @@
-"""`istio.v1.auth.IstioCertificateService`: certificates for the pods of the node that asks, and for nobody else."""
+"""`istio.v1.auth.IstioCertificateService`: who gets a certificate of which identity.
+
+A component of a node gets those of the pods of its node, named by `ImpersonatedIdentity`; whoever else is known gets
+its own and no other. A request that names nobody is one for the caller's own.
+"""
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from controller.ca.authority import Authority, InvalidRequest, IssuerExpired
-from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.ca.authority import InvalidRequest, Issued, NotIssued
+from controller.serve.callers import Caller, Gate, Right
 from controller.status.metrics import Metrics
 from mesh.identity import Identity, InvalidIdentity
 from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -23,6 +28,13 @@ _IMPERSONATED = "ImpersonatedIdentity"
 RunsOn = Callable[[str, str, str], bool]
 
 
+class Signer(Protocol):
+    """Makes certificates; it decides nothing about who may have what."""
+
+    async def issue(self, csr_pem: str, identity: Identity, lifetime_s: int) -> Issued:
+        """A leaf for the key of a CSR; raises InvalidRequest or NotIssued."""
+
+
 class _Refused(Exception):
     def __init__(self, status: grpc.StatusCode, reason: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -33,48 +45,48 @@ class _Refused(Exception):
 class CertificateService:
     """The gRPC method. A refusal is logged, counted by reason, and says to the node what was wrong."""
 
-    def __init__(
-        self, authority: Authority, authenticator: Authenticator, runs_on: RunsOn, trust_domain: str, metrics: Metrics
-    ) -> None:
-        self._authority = authority
-        self._authenticator = authenticator
+    def __init__(self, signer: Signer, gate: Gate, runs_on: RunsOn, trust_domain: str, metrics: Metrics) -> None:
+        self._signer = signer
+        self._gate = gate
         self._runs_on = runs_on
         self._trust_domain = trust_domain
         self._metrics = metrics
 
     async def create(self, data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         """Sign a request."""
-        caller = await require_caller(self._authenticator, context)
+        caller = await self._gate.admit(context, Right.KNOWN)
         try:
-            return self._sign(data, caller)
+            return await self._sign(data, caller)
         except _Refused as refusal:
             self._metrics.refusals.labels(refusal.reason).inc()
-            log.warning("certificate refused to node %s: %s", caller.node, refusal)
+            log.warning("certificate refused to %s (%s): %s", caller.name, refusal.reason, refusal)
             await context.abort(refusal.status, str(refusal))
             raise AssertionError("abort raises") from refusal
 
-    def _sign(self, data: bytes, caller: Caller) -> bytes:
+    async def _sign(self, data: bytes, caller: Caller) -> bytes:
         try:
             request = IstioCertificateRequest.FromString(data)
         except DecodeError as error:
             raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, "malformed", f"not a request: {error}") from error
         identity = self._authorise(request, caller)
         try:
-            issued = self._authority.sign_request(request.csr, identity, request.validity_duration)
+            issued = await self._signer.issue(request.csr, identity, request.validity_duration)
         except InvalidRequest as error:
             raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, "csr", str(error)) from error
-        except IssuerExpired as error:
+        except NotIssued as error:
             raise _Refused(grpc.StatusCode.UNAVAILABLE, "issuer", str(error)) from error
         self._metrics.certificates.inc()
-        log.info("certificate of %s signed for node %s", identity, caller.node)
+        log.info("certificate of %s signed for %s", identity, caller.name)
         return IstioCertificateResponse(cert_chain=issued.pem_chain).SerializeToString()
 
     def _authorise(self, request: IstioCertificateRequest, caller: Caller) -> Identity:
         fields = request.metadata.fields
         text = fields[_IMPERSONATED].string_value if _IMPERSONATED in fields else ""
         if not text:
-            sentence = f"the request names no identity (metadata {_IMPERSONATED})"
-            raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, "malformed", sentence)
+            if caller.identity is None:
+                sentence = f"the request names no identity (metadata {_IMPERSONATED})"
+                raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, "malformed", sentence)
+            return caller.identity
         try:
             identity = Identity.parse(text)
         except InvalidIdentity as error:
@@ -82,6 +94,10 @@ class CertificateService:
         denied = grpc.StatusCode.PERMISSION_DENIED
         if identity.trust_domain != self._trust_domain:
             raise _Refused(denied, "trust_domain", f"{identity} is not of trust domain {self._trust_domain}")
+        if identity == caller.identity:
+            return identity
+        if not caller.is_node:
+            raise _Refused(denied, "not_own", f"{caller.name} may have its own identity only, not {identity}")
         if not self._runs_on(caller.node, identity.namespace, identity.service_account):
             raise _Refused(denied, "not_on_node", f"no pod with {identity} runs on node {caller.node}")
         return identity

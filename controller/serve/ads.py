@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.message import DecodeError
 
-from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.serve.callers import Caller, Gate, Right
 from controller.serve.closing import SENTENCE, Closing
 from controller.serve.feed import Batch, Feed
 from controller.serve.hub import Hub
@@ -124,7 +124,7 @@ class Stream:
             for type_url, feed in self._feeds.items()
         }
         age_s = round(self._clock() - self.opened_at, 1)
-        return {"node": self.caller.node, "age_s": age_s, "nacks": self.nacks, "types": types}
+        return {"node": self.caller.name, "age_s": age_s, "nacks": self.nacks, "types": types}
 
     def _is_quiet(self, type_url: str) -> bool:
         return not self._publisher.is_asked(type_url) or self._feeds[type_url].is_drained
@@ -162,7 +162,7 @@ class Stream:
             case Nacked(nonce=nonce, reason=reason):
                 self.nacks += 1
                 self._metrics.nacks.labels(_WORDS[event.type_url]).inc()
-                log.warning("node %s refused resources of %s: %s", self.caller.node, event.type_url, reason[:2000])
+                log.warning("node %s refused resources of %s: %s", self.caller.name, event.type_url, reason[:2000])
                 self._answered(event.type_url, nonce)
 
     def _answered(self, type_url: str, nonce: str) -> None:
@@ -178,9 +178,9 @@ ServicerContext = grpc.aio.ServicerContext[bytes, bytes]
 class DeltaAds:
     """The gRPC method: a stream from its first request to its end."""
 
-    def __init__(self, hub: Hub, authenticator: Authenticator, metrics: Metrics, closing: Closing) -> None:
+    def __init__(self, hub: Hub, gate: Gate, metrics: Metrics, closing: Closing) -> None:
         self._hub = hub
-        self._authenticator = authenticator
+        self._gate = gate
         self._metrics = metrics
         self._closing = closing
         self._synced = asyncio.Event()
@@ -194,23 +194,23 @@ class DeltaAds:
 
     async def serve(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         """Serve one stream until the node leaves or breaks the protocol."""
-        caller = await require_caller(self._authenticator, context)
+        caller = await self._gate.admit(context, Right.CONFIGURATION)
         await self._closing.run_until(self._synced.wait())
         stream = Stream(caller, self._hub, self._metrics)
         self._hub.join(stream)
-        log.info("node %s connected from %s", caller.node, context.peer())
+        log.info("node %s connected from %s", caller.name, context.peer())
         try:
             async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(stream, context), name=f"ads-write-{caller.node}")
-                fault = await self._closing.run_until(self._read(stream, requests))
+                writer = group.create_task(self._write(stream, context), name=f"ads-write-{caller.name}")
+                fault = await self._closing.run_until(self._read(stream, requests), self._closing.stream_life_s())
                 writer.cancel()
         finally:
             self._hub.leave(stream)
-            log.info("node %s disconnected", caller.node)
+            log.info("node %s disconnected", caller.name)
         if self._closing.is_set:
             await context.abort(grpc.StatusCode.UNAVAILABLE, SENTENCE)
         if fault is not None:
-            log.warning("node %s: stream ended: %s", caller.node, fault)
+            log.warning("node %s: stream ended: %s", caller.name, fault)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, fault)
 
     @staticmethod

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from controller.pipeline import Pipeline
-from controller.serve.callers import Authenticator, Caller, require_caller
+from controller.serve.callers import Caller, Gate, Right
 from controller.serve.closing import SENTENCE, Closing
 from controller.serve.hub import Hub
 from controller.status.metrics import Metrics
@@ -61,24 +61,26 @@ class CaptureReports:
         self,
         pipeline: Pipeline,
         hub: Hub,
-        authenticator: Authenticator,
+        gate: Gate,
         metrics: Metrics,
         closing: Closing,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
     ) -> None:
         self._pipeline = pipeline
         self._hub = hub
-        self._authenticator = authenticator
+        self._gate = gate
         self._metrics = metrics
         self._closing = closing
         self._settle_timeout_s = settle_timeout_s
 
     async def serve(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         """Serve an agent until it leaves. Its last report stays in force."""
-        caller = await require_caller(self._authenticator, context)
+        caller = await self._gate.admit(context, Right.NODE)
         log.info("agent of node %s connected", caller.node)
         try:
-            fault = await self._closing.run_until(self._follow(caller, requests, context))
+            fault = await self._closing.run_until(
+                self._follow(caller, requests, context), self._closing.stream_life_s()
+            )
         finally:
             log.info("agent of node %s disconnected; its last report stays in force", caller.node)
         if self._closing.is_set:

@@ -54,7 +54,7 @@ class Announced:
         """Connected nodes, each with whether all its streams have acknowledged these revisions."""
         taken: defaultdict[str, bool] = defaultdict(lambda: True)
         for stream in self._hub.streams:
-            if isinstance(stream, Stream):
+            if isinstance(stream, Stream) and stream.caller.is_node:
                 node = stream.caller.node
                 taken[node] = taken[node] and all(stream.has_taken(*item) for item in revisions.items())
         return dict(sorted(taken.items()))

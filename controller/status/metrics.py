@@ -27,6 +27,7 @@ class Metrics:
         )
         self.certificates = self._counter("certificates_issued", "Certificates signed for workloads")
         self.refusals = self._counter("certificates_refused", "Certificate requests refused", "reason")
+        self.callers_refused = self._counter("callers_refused", "Calls of nobody who may make them", "reason")
         self.source_errors = self._gauge("source_errors", "Malformed files, documents and objects now")
         self.policies_rejected = self._gauge("policies_not_accepted", "Policies of which nothing is enforced")
         self.capture_reports = self._counter("capture_reports", "Reports of node agents about captured pods")

@@ -1,5 +1,6 @@
 """Whose certificate makes its holder a node: one that names exactly one node, of this mesh, and nothing else."""
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -22,12 +23,15 @@ class Call:
     def auth_context(self) -> Mapping[str, tuple[bytes, ...]]:
         return {"x509_pem_cert": self._shown} if self._shown else {}
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
 
 def caller(*uris: str) -> Caller:
-    return NodeCertificates("cluster.local").authenticate(Call(pem(CA.leaf(*uris)).encode()))
+    return asyncio.run(NodeCertificates("cluster.local").authenticate(Call(pem(CA.leaf(*uris)).encode())))
 
 
 def test_a_nodes_certificate_is_its_node() -> None:
@@ -57,4 +61,4 @@ def test_another_certificate_of_the_same_root_is_nobody(uris: tuple[str, ...], s
 @pytest.mark.parametrize("shown", [(), (b"nonsense",)])
 def test_no_certificate_or_an_unreadable_one_is_nobody(shown: tuple[bytes, ...]) -> None:
     with pytest.raises(Unauthenticated):
-        NodeCertificates("cluster.local").authenticate(Call(*shown))
+        asyncio.run(NodeCertificates("cluster.local").authenticate(Call(*shown)))
