@@ -16,7 +16,8 @@ from ztunnel.events import ConnectionEvent, Path, SocketAddress
 from ztunnel.model import HBONE_PORT
 from ztunnel.telemetry.labels import Edge
 
-_NEEDS_QUOTES = re.compile(r'[ "=\t\n]').search
+# All but printable ASCII that cannot end a value: a name may not write to the terminal of who reads the log either.
+_NEEDS_QUOTES = re.compile(r"[^!#-<>-~]").search
 
 Fields = dict[str, str | int]
 PolicyName = Callable[[int], str | None]

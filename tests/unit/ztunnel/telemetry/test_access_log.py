@@ -82,3 +82,13 @@ def test_a_detail_cannot_forge_another_field_or_line() -> None:
     text = line(False, reason=Reason.TLS_FAILED, detail='bad\nlevel=info policy="x"')
     assert text.count("\n") == 1
     assert r"bad\nlevel=info policy=\"x\"" in text
+
+
+def test_no_name_writes_to_the_terminal_of_who_reads_the_log() -> None:
+    out = io.StringIO()
+    odd = replace(EDGE, source=replace(CLIENT, name='a\x1b[2J\r\nb"'), service=Service("h\x9b1mé", "shop"))
+    AccessLog(out, False, {}.get).write([(event(), odd)])
+    text = out.getvalue()
+    assert text.count("\n") == 1
+    assert all(char.isascii() and (char.isprintable() or char in "\t\n") for char in text)
+    assert 'src.workload="a\\u001b[2J\\r\\nb\\""' in text
