@@ -16,7 +16,12 @@ from tests.node import lab_stage, mesh_stage
 from tests.node.lab_stage import culvert, name, start
 from tests.support.machine import alone
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="attaches programs: needs root")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),  # five labs, one after the other, on a busy machine
+    pytest.mark.skipif(os.geteuid() != 0, reason="attaches programs: needs root"),
+]
 
 ROUNDS = 5
 MESHED = {"a": "node-a", "b": "node-b", "c": "node-a", "d": "node-b"}
