@@ -11,7 +11,7 @@ struct cv_list {
 	struct cv_list *prev;
 };
 
-#define cv_container(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+#define cv_container(pointer, type, member) ((type *)(void *)(&((char *)(pointer))[-(ptrdiff_t)offsetof(type, member)]))
 
 static inline void cv_list_init(struct cv_list *list)
 {
