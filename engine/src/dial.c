@@ -33,7 +33,11 @@ int cv_dial_stream(struct cv_seat *seat, const struct cv_endpoint *to, const str
 {
 	int fd = cv_dial(seat, to, stamp);
 
-	return fd < 0 ? fd : cv_tcp_create(seat->worker, fd, true, ret);
+	if (fd < 0)
+		return fd;
+	/* Whoever lives in this kernel cannot vanish without a word, so towards the application nothing asks. */
+	cv_tcp_configure(fd, stamp->kind == CV_NOTE_CLIENT ? 0 : seat->worker->engine->settings.keepalive_s);
+	return cv_tcp_create(seat->worker, fd, true, ret);
 }
 
 enum cv_reason cv_dial_reason(int error)

@@ -130,7 +130,7 @@ static void on_accept(struct cv_watch *watch, uint32_t events)
 
 	(void)events;
 	cv_wait_served(&seat->worker->wait, CV_SERVED_APPLICATION);
-	for (int i = 0; i < ACCEPTS && listener->open; i++) {
+	for (uint32_t i = 0; i <= listener->burst && listener->open; i++) {
 		int fd = accept4(seat->pod->listeners[listener->kind], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (fd >= seat->worker->engine->descriptor_bound) {
@@ -143,13 +143,17 @@ static void on_accept(struct cv_watch *watch, uint32_t events)
 			hand_over(listener, fd);
 			continue;
 		}
-		if (errno == EAGAIN)
+		if (errno == EAGAIN) {
+			listener->burst = 0;
 			return;
+		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
 			pause_accepting(listener);
 			return;
 		}
 	}
+	if (listener->burst < ACCEPTS / 2)
+		listener->burst = 2 * listener->burst + 1;
 }
 
 static void stop_listener(struct cv_listener *listener)
@@ -186,6 +190,7 @@ static int open_listeners(struct cv_seat *seat)
 		listener->pause.fire = unpause;
 		if (seat->pod->listeners[kind] < 0)
 			continue;
+		cv_tcp_configure(seat->pod->listeners[kind], seat->worker->engine->settings.keepalive_s);
 		error = listen_on(listener);
 		if (error)
 			return error;

@@ -41,6 +41,8 @@ struct cv_listener {
 	struct cv_seat *seat;
 	enum cv_listener_kind kind;
 	struct cv_timer pause; /* armed while descriptors are out */
+	uint32_t
+		burst; /* accepts beyond the first: more when all of them found one, so that one alone costs one call */
 	bool open;
 };
 

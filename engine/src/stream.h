@@ -63,6 +63,14 @@ static inline struct cv_stream *cv_stream_other(const struct cv_stream *stream)
 	return stream->relay->ends[stream->relay->ends[0] == stream];
 }
 
+/* Is nothing left of the relay but this stream's own end? */
+static inline bool cv_stream_is_last(const struct cv_stream *stream)
+{
+	const struct cv_stream *other = cv_stream_other(stream);
+
+	return stream->ended && other->ended && other->finished;
+}
+
 /* What a stream calls. After any of them it may be gone: it must not touch itself before looking at `relay`. */
 void cv_stream_deliver(struct cv_stream *stream, struct cv_buf *buf);
 void cv_stream_deliver_vector(struct cv_stream *stream, const struct iovec *vector, int count, size_t bytes);

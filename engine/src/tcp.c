@@ -93,7 +93,8 @@ static void finish_if_empty(struct cv_tcp *tcp)
 {
 	if (!tcp->finishing || tcp->out.bytes || tcp->stream.finished)
 		return;
-	if (shutdown(tcp->fd, SHUT_WR) < 0 && errno != ENOTCONN) {
+	/* The last end of the relay to finish: the close that follows says it too. */
+	if (!cv_stream_is_last(&tcp->stream) && shutdown(tcp->fd, SHUT_WR) < 0 && errno != ENOTCONN) {
 		fail(tcp);
 		return;
 	}
@@ -196,14 +197,15 @@ static void on_ready(struct cv_job *job)
 	serve(cv_container(job, struct cv_tcp, job));
 }
 
-static void finish_connect(struct cv_tcp *tcp)
+static void finish_connect(struct cv_tcp *tcp, uint32_t events)
 {
 	int error = 0;
 	socklen_t length = sizeof(error);
 
 	tcp->connecting = false;
 	tcp->may_write = true;
-	if (getsockopt(tcp->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+	/* Without an error event there is none: the question costs as much as the answer is worth. */
+	if (events & (EPOLLERR | EPOLLHUP) && getsockopt(tcp->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
 		error = errno;
 	tcp->connected(tcp, -error);
 }
@@ -221,7 +223,7 @@ static void on_event(struct cv_watch *watch, uint32_t events)
 		tcp->hung_up = true;
 	if (tcp->connecting) {
 		if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
-			finish_connect(tcp);
+			finish_connect(tcp, events);
 		return;
 	}
 	if (events & (EPOLLOUT | EPOLLERR))
@@ -378,7 +380,6 @@ int cv_tcp_create(struct cv_worker *worker, int fd, bool connecting, struct cv_t
 		tcp->connecting = connecting;
 		tcp->may_write = !connecting;
 		cv_list_init(&tcp->job.link);
-		cv_tcp_configure(fd, worker->engine->settings.keepalive_s);
 		error = cv_worker_watch(worker, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &tcp->watch);
 	}
 	if (error) {

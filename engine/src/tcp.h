@@ -27,7 +27,7 @@ int cv_tcp_create(struct cv_worker *worker, int fd, bool connecting, struct cv_t
 /* Ends with a reset; `lost` is not called. */
 void cv_tcp_abort(struct cv_tcp *tcp);
 
-/* TCP_NODELAY and keepalive. */
+/* TCP_NODELAY and keepalive (0: none). A listener's are inherited by what it accepts. */
 void cv_tcp_configure(int fd, uint32_t keepalive_s);
 /* A reset now, for a socket that has no owner. */
 void cv_tcp_reset(int fd);

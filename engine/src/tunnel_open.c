@@ -32,7 +32,8 @@ static struct cv_tunnel *create(struct cv_seat *seat, enum cv_role role, int fd)
 	tunnel->fd = fd;
 	cv_tunnel_life_init(tunnel);
 	cv_tunnel_io_init(tunnel);
-	cv_tcp_configure(fd, seat->worker->engine->settings.keepalive_s);
+	if (role == CV_ROLE_CLIENT)
+		cv_tcp_configure(fd, seat->worker->engine->settings.keepalive_s);
 	if (cv_worker_watch(seat->worker, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &tunnel->watch)) {
 		free(tunnel);
 		return NULL;

@@ -1,9 +1,12 @@
 """Publishing, draining, removing pods, and what is bounded."""
 
+import contextlib
+import os
 import socket
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import h2.errors
 import h2.events
@@ -301,3 +304,28 @@ def test_publishing_while_connections_come_and_go(server_credential: Credential,
     thread.join()
     close_client(client)
     close_server(node)
+
+
+def options_of(matches: Callable[[socket.socket], bool]) -> tuple[int, int, int]:
+    """TCP_NODELAY, SO_KEEPALIVE and its idle time of the one socket of this process that matches."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as one:
+            if one.type == socket.SOCK_STREAM and one.family == socket.AF_INET and matches(one):
+                idle = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                no_delay = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                found.append((no_delay, one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), idle))
+    assert len(found) == 1
+    return found[0]
+
+
+def test_sockets_towards_other_machines_are_kept_alive(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair({"keepalive_s": 77}, {"keepalive_s": 77})
+    near, far = pair.open()
+    tunnel = (pair.server.ip, HBONE)
+    accepted = options_of(lambda one: one.getpeername() == near.getsockname())
+    assert accepted == (1, 1, 77), "what a listener hands on"
+    assert options_of(lambda one: one.getpeername() == tunnel) == (1, 1, 77), "the client's end of the tunnel"
+    assert options_of(lambda one: one.getsockname() == tunnel and bool(one.getpeername())) == (1, 1, 77)
+    local = options_of(lambda one: one.getpeername() == far.getsockname())
+    assert local[:2] == (1, 0), "an application in this kernel cannot vanish without a word"
