@@ -104,6 +104,23 @@ static void free_conn(struct cv_job *job)
 	free(conn);
 }
 
+static void take_share(struct cv_conn *conn, uint64_t share)
+{
+	conn->share = share;
+	if (!share)
+		return;
+	cv_share_take(&conn->seat->pod->inbound_shares, share);
+	cv_engine_take(conn->worker->engine, share);
+}
+
+static void give_share_back(struct cv_conn *conn)
+{
+	if (!conn->share)
+		return;
+	cv_share_give_back(&conn->seat->pod->inbound_shares, conn->share);
+	cv_engine_give_back(conn->worker->engine, conn->share);
+}
+
 static void finish(struct cv_conn *conn, enum cv_reason reason)
 {
 	struct cv_worker *worker = conn->worker;
@@ -119,8 +136,7 @@ static void finish(struct cv_conn *conn, enum cv_reason reason)
 		cv_figure_add(&worker->figures.refused[reason], 1);
 	cv_figure_add(&worker->figures.connections_open, -1);
 	atomic_fetch_sub(&conn->seat->pod->connections[conn->direction], 1);
-	if (conn->share)
-		cv_share_give_back(&conn->seat->pod->inbound_shares, conn->share);
+	give_share_back(conn);
 	emit(conn, CV_EVENT_CLOSED, reason);
 	cv_worker_bury(worker, &conn->job, free_conn);
 }
@@ -241,6 +257,10 @@ static enum cv_reason bound_on(const struct cv_seat *seat, uint64_t share, uint3
 		*detail = "this peer has its share of the pod's connections: what is left is for others";
 		return CV_REASON_LIMIT_SHARE;
 	}
+	if (share && !cv_engine_allows(seat->worker->engine, share)) {
+		*detail = "this peer has its share of the node's descriptors: what is left is for others";
+		return CV_REASON_LIMIT_SHARE;
+	}
 	return CV_REASON_OK;
 }
 
@@ -260,11 +280,9 @@ struct cv_conn *cv_conn_create(struct cv_seat *seat, uint8_t direction, const st
 			       detail);
 		return NULL;
 	}
-	conn->share = share;
-	if (share)
-		cv_share_take(&seat->pod->inbound_shares, share);
 	conn->worker = worker;
 	conn->seat = seat;
+	take_share(conn, share);
 	conn->direction = direction;
 	conn->client = *client;
 	conn->accepted_us = clock_us(CLOCK_MONOTONIC);

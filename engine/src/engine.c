@@ -73,6 +73,8 @@ struct cv_engine *cv_engine_create(const struct cv_settings *settings)
 	cv_identities_init(&engine->identities);
 	engine->events.fd = -1;
 	error = cv_events_init(&engine->events);
+	if (!error)
+		error = cv_shares_init(&engine->shares);
 	engine->workers = calloc(engine->settings.workers, sizeof(*engine->workers));
 	if (!engine->workers)
 		error = -ENOMEM;

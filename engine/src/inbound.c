@@ -217,7 +217,7 @@ void cv_inbound_request(struct cv_h2_stream *stream)
 		return;
 	}
 	conn = cv_conn_create(tunnel->seat, CV_DIR_INBOUND, &client,
-			      cv_share_of_text(&tunnel->seat->pod->inbound_shares, tunnel->peer->s));
+			      cv_share_of_text(&tunnel->worker->engine->shares, tunnel->peer->s));
 	if (!conn) {
 		cv_h2_refuse(stream, 503);
 		return;
@@ -256,8 +256,7 @@ void cv_inbound_accept(struct cv_seat *seat, int fd)
 	struct cv_tcp *tcp;
 
 	if (!names_of(fd, &remote, &local))
-		conn = cv_conn_create(seat, CV_DIR_INBOUND, &remote,
-				      cv_seat_share_of(seat, &seat->pod->inbound_shares, &remote));
+		conn = cv_conn_create(seat, CV_DIR_INBOUND, &remote, cv_seat_share_of(seat, &remote));
 	if (!conn) {
 		cv_tcp_reset(fd);
 		return;

@@ -57,8 +57,7 @@ int cv_pod_create(const struct cv_pod_sockets *from, uint32_t workers, struct cv
 		atomic_init(&pod->watchers[kind], workers);
 	pod->workload_uid = strdup(from->workload_uid ? from->workload_uid : "");
 	pod->identity = strdup(from->identity ? from->identity : "");
-	if (!pod->workload_uid || !pod->identity || cv_shares_init(&pod->inbound_shares) ||
-	    cv_shares_init(&pod->tunnel_shares)) {
+	if (!pod->workload_uid || !pod->identity) {
 		cv_pod_release(pod);
 		return -ENOMEM;
 	}
@@ -232,11 +231,12 @@ struct cv_seat *cv_seat_find(struct cv_worker *worker, const struct cv_local_pod
 	return NULL;
 }
 
-uint64_t cv_seat_share_of(const struct cv_seat *seat, const struct cv_shares *shares, const struct cv_endpoint *peer)
+uint64_t cv_seat_share_of(const struct cv_seat *seat, const struct cv_endpoint *peer)
 {
 	const struct cv_tables *tables = seat->worker->tables;
 
-	return cv_share_of_address(shares, peer->ip, tables && cv_tables_workload_by_ip(tables, peer->ip));
+	return cv_share_of_address(&seat->worker->engine->shares, peer->ip,
+				   tables && cv_tables_workload_by_ip(tables, peer->ip));
 }
 
 static void free_seat(struct cv_job *job)

@@ -65,8 +65,8 @@ int cv_pod_create(const struct cv_pod_sockets *from, uint32_t workers, struct cv
 void cv_pod_release(struct cv_local_pod *pod);
 
 int cv_seat_create(struct cv_worker *worker, struct cv_local_pod *pod);
-/* Who an address is in `shares`. */
-uint64_t cv_seat_share_of(const struct cv_seat *seat, const struct cv_shares *shares, const struct cv_endpoint *peer);
+/* Who an address is in all shares. */
+uint64_t cv_seat_share_of(const struct cv_seat *seat, const struct cv_endpoint *peer);
 struct cv_seat *cv_seat_find(struct cv_worker *worker, const struct cv_local_pod *pod);
 /* Stops accepting. */
 void cv_seat_stop(struct cv_seat *seat);

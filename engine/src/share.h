@@ -4,7 +4,8 @@
  *
  * A count-min sketch: two rows of counters, a source's count is the smaller of its two. It may be too high when others
  * share both of its places, never too low, and what is added and taken away cancels out. Places depend on a secret of
- * this process, so nobody can choose whose counter to share. Shared by workers: each counter is atomic.
+ * this process, so nobody can choose whose counter to share; one sketch has it, and the names that it gives are good
+ * for all. Shared by workers: each counter is atomic.
  */
 #ifndef CULVERT_SHARE_H
 #define CULVERT_SHARE_H
@@ -19,7 +20,7 @@ struct cv_shares {
 	atomic_uint held[2][CV_SHARE_PLACES];
 };
 
-int cv_shares_init(struct cv_shares *shares); /* memory is zero; -errno without randomness */
+int cv_shares_init(struct cv_shares *shares); /* draws the secret; -errno without randomness */
 
 /* What names a source, never 0. An address with `is_known` false stands for its /64 if it is IPv6: a stranger has at
  * least as many addresses. */

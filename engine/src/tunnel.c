@@ -84,6 +84,7 @@ void cv_tunnel_vanish(struct cv_tunnel *tunnel)
 	if (tunnel->share) {
 		atomic_fetch_sub(&tunnel->seat->pod->tunnels, 1);
 		cv_share_give_back(&tunnel->seat->pod->tunnel_shares, tunnel->share);
+		cv_engine_give_back(worker->engine, tunnel->share);
 	}
 	cv_worker_bury(worker, &tunnel->ready, free_tunnel);
 }

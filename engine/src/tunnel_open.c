@@ -102,6 +102,10 @@ static enum cv_reason accept_limit(struct cv_seat *seat, uint64_t share, const c
 		*detail = "this address has its share of the pod's tunnels: what is left is for others";
 		return CV_REASON_LIMIT_SHARE;
 	}
+	if (!cv_engine_allows(seat->worker->engine, share)) {
+		*detail = "this address has its share of the node's descriptors: what is left is for others";
+		return CV_REASON_LIMIT_SHARE;
+	}
 	*detail = "too many handshakes";
 	return make_room(seat) ? CV_REASON_OK : CV_REASON_LIMIT_HANDSHAKES;
 }
@@ -124,7 +128,7 @@ void cv_tunnel_accept(struct cv_seat *seat, int fd)
 		return;
 	}
 	(void)cv_endpoint_from_sockaddr(&remote, &peer);
-	share = cv_seat_share_of(seat, &seat->pod->tunnel_shares, &peer);
+	share = cv_seat_share_of(seat, &peer);
 	limit = accept_limit(seat, share, &detail);
 	if (limit == CV_REASON_OK) {
 		tunnel = create(seat, CV_ROLE_SERVER, fd);
@@ -138,6 +142,7 @@ void cv_tunnel_accept(struct cv_seat *seat, int fd)
 	}
 	atomic_fetch_add(&seat->pod->tunnels, 1);
 	cv_share_take(&seat->pod->tunnel_shares, share);
+	cv_engine_take(seat->worker->engine, share);
 	cv_share_take(&seat->worker->young_shares, share);
 	tunnel->share = share;
 	tunnel->remote = peer;

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -246,3 +248,52 @@ def test_a_pod_that_opens_too_much_hurts_only_itself(client_credential: Credenti
     for made in (*client.open, *far, app):
         made.close()
     client.engine.__exit__(None, None, None)
+
+
+HOLD = """
+import socket, sys
+held = []
+for _ in range(int(sys.argv[4])):
+    made = socket.socket()
+    made.bind((sys.argv[1], 0))
+    try:
+        made.connect((sys.argv[2], int(sys.argv[3])))
+    except OSError:
+        continue
+    held.append(made)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holding(source: str, address: tuple[str, int], count: int) -> Iterator[None]:
+    """Connections of another process: their descriptors are not the engine's."""
+    command = [sys.executable, "-c", HOLD, source, address[0], str(address[1]), str(count)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.communicate()
+
+
+def test_one_address_cannot_take_all_of_a_nodes_descriptors_over_many_pods(server_credential: Credential) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (640, hard))  # 600 for connections, 300 of them, 225 of one peer
+    node = make_server(server_credential, max_connections_per_pod=8192, max_handshakes=8192)
+    try:
+        greedy, other = new_ip(), new_ip()
+        pods = [node.ip, *(new_ip() for _ in range(3))]
+        for number, ip in enumerate(pods[1:], 2):
+            assert not node.engine.add_pod(number, "server", SERVER_ID, hbone=listen(ip, HBONE))
+        with contextlib.ExitStack() as stack:
+            for ip in pods:
+                stack.enter_context(holding(greedy, (ip, HBONE), 70))
+            until(lambda: node.engine.stats().accepted == 280)
+            assert refused(node.engine, Reason.LIMIT_SHARE) == 280 - 225
+            assert is_refused(lambda: connect((pods[-1], HBONE), greedy))
+            assert not is_refused_quickly(node, other)
+        assert refused(node.engine, Reason.LIMIT_DESCRIPTORS) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        close_server(node)
