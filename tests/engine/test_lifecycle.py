@@ -322,6 +322,8 @@ def options_of(matches: Callable[[socket.socket], bool]) -> tuple[int, int, int]
 def test_sockets_towards_other_machines_are_kept_alive(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair({"keepalive_s": 77}, {"keepalive_s": 77})
     near, far = pair.open()
+    near.sendall(b"x")
+    assert read_exactly(far, 1) == b"x", "all of them are set up"
     tunnel = (pair.server.ip, HBONE)
     accepted = options_of(lambda one: one.getpeername() == near.getsockname())
     assert accepted == (1, 1, 77), "what a listener hands on"
