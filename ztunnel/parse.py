@@ -83,6 +83,15 @@ def parse_address(name: str, value: bytes) -> Workload | Service:
         raise InvalidResource(name, str(error)) from error
 
 
+def selected_by(name: str, value: bytes) -> tuple[str, ...] | None:
+    """The policies that a workload names, of a message that is otherwise not understood; None when not even these."""
+    try:
+        message = wire.Address.FromString(value).workload
+    except DecodeError:
+        return None
+    return tuple(message.authorization_policies) if message.uid == name else None
+
+
 def parse_policy(name: str, value: bytes) -> Policy:
     """The policy of an encoded `istio.security.Authorization`; raises InvalidResource."""
     try:

@@ -18,7 +18,7 @@ from ztunnel.change import Change
 from ztunnel.endpoints import Here, prepare
 from ztunnel.model import Gateway, Locality, NetworkAddress, Policy, Service, Vip, Workload
 from ztunnel.numbers import Numbers
-from ztunnel.parse import InvalidResource, parse_address, parse_policy
+from ztunnel.parse import InvalidResource, parse_address, parse_policy, selected_by
 from ztunnel.standin import stand_in
 from ztunnel.view import View, unselective_key, vip_references
 
@@ -263,8 +263,12 @@ class Store(View):
         return policy
 
     def _not_taken(self, type_url: str, name: str, value: bytes, reason: str) -> None:
-        """A policy must not be missing because it is not understood; other things may."""
+        """A policy, or that one selects a pod, must not be missing because something is not understood."""
         if type_url != AUTHORIZATION_TYPE:
+            workload = self.workload(self.workload_number(name))
+            selecting = selected_by(name, value)
+            if workload is not None and selecting is not None:
+                self._put_workload(replace(workload, policies=selecting))
             return
         self._policy_faults[name] = reason
         known = self.policy(self.policy_number(name))

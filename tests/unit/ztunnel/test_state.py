@@ -331,6 +331,18 @@ def test_a_policy_that_the_engine_does_not_take_is_treated_in_the_same_way() -> 
     assert found is not None and found.fault == "too much"
 
 
+def test_policies_select_a_pod_also_when_the_rest_of_its_newest_version_is_not_understood() -> None:
+    store = Store(HERE)
+    put(store, local())
+    put(store, authorization("sel", scope=security.Scope.WORKLOAD_SELECTOR))
+    change = put(store, local(authorization_policies=["shop/sel"], network="a\0b"))
+    assert set(change.refused) == {POD + "pod"}
+    assert change.workloads == numbers(store, "pod")
+    assert policies_of(store, "pod") == ("shop/sel",)
+    store.apply(Update(ADDRESS_TYPE, "n", (Changed(POD + "pod", "1", b"\xff"),), ()))
+    assert policies_of(store, "pod") == ("shop/sel",)
+
+
 def test_an_address_that_is_not_understood_is_nobodys_policy() -> None:
     store = Store(HERE)
     store.apply(Update(ADDRESS_TYPE, "n", (Changed("shop/p", "1", b"\xff"),), (), {"a/b": "alien"}))
