@@ -96,22 +96,8 @@ class ProcessMetrics:
         yield expiry
         pending = len(self._identities.pending)
         yield GaugeMetricFamily("culvert_certificates_pending", "Identities without a certificate", value=pending)
-        yield self._of_policies()
+        yield policies_not_understood(self._view)
         yield from _of_process()
-
-    def _of_policies(self) -> Metric:
-        family = GaugeMetricFamily(
-            "culvert_policies_not_understood",
-            "Policies whose newest version is not understood, by what is in force instead",
-            labels=["in_force"],
-        )
-        kept = {"deny_all": 0, "version_before": 0, "nothing": 0}
-        for name in self._view.policy_faults:
-            policy = self._view.policy(self._view.policy_number(name))
-            kept["nothing" if policy is None else "deny_all" if policy.fault else "version_before"] += 1
-        for label, count in kept.items():
-            family.add_metric((label,), count)
-        return family
 
     def _of_engine(self, stats: EngineStats) -> Iterator[Metric]:
         for name, meaning, read in _COUNTERS:
@@ -143,6 +129,22 @@ class ProcessMetrics:
             for key, value in values.items():
                 family.add_metric((key,), value)
             yield family
+
+
+def policies_not_understood(view: View) -> Metric:
+    """How many policies there are whose newest version nobody understood."""
+    family = GaugeMetricFamily(
+        "culvert_policies_not_understood",
+        "Policies whose newest version is not understood, by what is in force instead",
+        labels=["in_force"],
+    )
+    kept = {"deny_all": 0, "version_before": 0, "nothing": 0}
+    for name in view.policy_faults:
+        policy = view.policy(view.policy_number(name))
+        kept["nothing" if policy is None else "deny_all" if policy.fault else "version_before"] += 1
+    for label, count in kept.items():
+        family.add_metric((label,), count)
+    return family
 
 
 def _of_process() -> Iterator[Metric]:
