@@ -41,8 +41,9 @@ def up(directory: Path | None, lab_name: str, nodes: str | None, no_mesh: bool, 
        as_json: bool) -> None:  # fmt: skip
     """Start a lab from a directory (or file) of Kubernetes manifests.
 
-    Pods run programs of this machine: `command` is needed, `image` is not used. Waits until all pods are ready, else
-    says which are not and why, and ends with status 1; the lab then stays up to be looked at. Ctrl-C takes it down.
+    Pods run programs of this machine: `command` is needed, `image` is not used. Waits until all pods are ready and all
+    nodes know of them, else says which are not and why, and ends with status 1; the lab then stays up to be looked at.
+    Ctrl-C takes it down.
 
     \b
     culvert lab up manifests/
