@@ -1,8 +1,8 @@
 """What does the guard cost each packet that leaves a pod?
 
 The program alone, run by the kernel on a made-up frame (BPF_PROG_TEST_RUN), a million times: segments of open
-connections, which are nearly all that passes it, datagrams, and an opening that is dropped. Bulk traffic is one packet per
-64 KiB here.
+connections, which are nearly all that passes it, datagrams, and an opening that is dropped. Bulk traffic is one
+packet per 64 KiB here.
 
 Number that would change a decision (ADR 6, on by default): a segment above 200 ns.
 
@@ -39,7 +39,7 @@ FRAMES = {
 def turn_ns(program: int, frame: bytes) -> int:
     """The least of some repeats: everything above it is somebody else's time."""
     data = ctypes.create_string_buffer(frame, len(frame))
-    best = []
+    best: list[int] = []
     for _ in range(REPEATS):
         attribute = bytearray(80)
         # program, verdict, sizes in and out, data in and out, turns, duration

@@ -10,7 +10,7 @@ SYN, RST, ACK = 0x02, 0x04, 0x10
 
 def checksum(data: bytes) -> int:
     words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2))
-    total = sum(words)
+    total: int = sum(words)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
