@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bpf import features
+from bpf.ends import Ends
 from bpf.loader import install
 from bpf.paths import NodePaths
 from bpf.plane import Direction, EdgeKey, Note, NoteKind, Plane, PodFlag
@@ -175,3 +176,16 @@ def edge(plane: Plane) -> Callable[[Direction], EdgeKey]:
     """A fresh edge from workload 11 to 22, empty in every direction."""
     plane.remove_edges(EdgeKey(11, 22, direction) for direction in Direction)
     return lambda direction: EdgeKey(11, 22, direction)
+
+
+def guard(plane: Plane, net: Topology, place: Place) -> Ends:
+    """What the agent does, from the node's netns."""
+    with place.path.open() as handle:
+        return net.node.run(lambda: plane.attach_guard(place.cookie, handle.fileno()))
+
+
+@pytest.fixture
+def guarded(plane: Plane, net: Topology, ztunnel: Ztunnel) -> Place:
+    """Pod a: enrolled, with a ztunnel, guarded."""
+    guard(plane, net, net.a)
+    return net.a

@@ -174,6 +174,30 @@ def test_socket_from_before_is_captured_when_it_connects_anew(
         assert is_quiet(server)
 
 
+@pytest.mark.parametrize(
+    ("address", "port"),
+    [
+        *(("127.0.0.1", 15001), ("0.0.0.0", 15001), ("127.9.9.9", 15001), ("::1", 15001)),
+        *(("::", 15006), ("::", 15008), ("10.77.1.1", 15008), ("fd77:1::1", 15006)),
+    ],
+)
+def test_port_that_was_bound_before_is_not_listened_on_after(
+    net: Topology, plane: Plane, address: str, port: int
+) -> None:
+    """A socket that is only bound, and lets others bind too, does not keep ztunnel out; nor is it let in later."""
+    with net.a.socket(family_of(address)) as early, ExitStack() as stack:
+        for name in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            early.setsockopt(socket.SOL_SOCKET, name, 1)
+        early.bind((address, port))
+        enrol(plane, net.a)
+        ztunnel = Ztunnel(plane, net.a)
+        stack.callback(ztunnel.close)
+        with pytest.raises(OSError, match="Address already in use"):
+            early.listen()
+        with dial(net.a, OUT[0]):
+            captured_from(plane, ztunnel.outbound4, OUT[0])
+
+
 # -- addresses
 
 

@@ -3,7 +3,6 @@
 nested 10.78.0.2 --- a (enrolled, guarded) === node === out     (=== is where the guard stands: vX on the node)
 """
 
-import os
 import socket
 import struct
 import threading
@@ -13,35 +12,15 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from bpf import kernel
-from bpf.ends import Ends, ends_of
 from bpf.plane import Counter, Note, NoteKind, Plane
-from tests.bpf import packets
-from tests.bpf.conftest import Ztunnel, enrol, loader
-from tests.bpf.dialling import PORT, accepted, count, dial, dropped, family_of, is_quiet
+from tests.bpf.conftest import Ztunnel, enrol, guard
+from tests.bpf.dialling import PORT, accepted, count, dial, dropped, family_of
+from tests.bpf.opening import OUT, echo, frame, hears_nothing, raw_syn
 from tests.bpf.packets import ACK, RST, SYN, ip4, ip6, tcp
 from tests.bpf.topology import Place, Topology, sh
 
-PACKET_QDISC_BYPASS = 20
-SOL_PACKET = 263
-
 STRANGER, FORWARDED = Counter.GUARD_DROPPED_STRANGER, Counter.GUARD_DROPPED_FORWARDED
 REWRITTEN, UNREADABLE = Counter.GUARD_DROPPED_REWRITTEN, Counter.GUARD_DROPPED_UNREADABLE
-
-OUT = ["10.77.9.1", "fd77:9::1"]
-
-
-def guard(plane: Plane, net: Topology, place: Place) -> Ends:
-    """What the agent does, from the node's netns."""
-    with place.path.open() as handle:
-        return net.node.run(lambda: plane.attach_guard(place.cookie, handle.fileno()))
-
-
-@pytest.fixture
-def guarded(plane: Plane, net: Topology, ztunnel: Ztunnel) -> Place:
-    """Pod a: enrolled, with a ztunnel, guarded."""
-    guard(plane, net, net.a)
-    return net.a
 
 
 # -- what goes on
@@ -91,22 +70,6 @@ def test_refusals_of_the_pod_reach_who_asked(net: Topology, plane: Plane, pod: P
         dial(net.out, pod.ip4)
 
 
-def echo(place: Place, address: str) -> bool:
-    """Whether an echo request is answered."""
-    is_v6 = ":" in address
-    protocol, kind = (socket.IPPROTO_ICMPV6, 128) if is_v6 else (socket.IPPROTO_ICMP, 8)
-    request = struct.pack("!BBHHH", kind, 0, 0, 7, 7)
-    if not is_v6:  # the kernel fills in that of IPv6
-        request = request[:2] + struct.pack("!H", packets.checksum(request)) + request[4:]
-    with place.socket(family_of(address), socket.SOCK_RAW, protocol) as sock:
-        sock.settimeout(2)
-        sock.sendto(request, (address, 0))
-        while True:
-            answer = sock.recv(2048)
-            if answer[0 if is_v6 else 20] == (129 if is_v6 else 0):
-                return True
-
-
 def test_udp_and_echo_requests_are_left_alone(net: Topology, plane: Plane, guarded: Place) -> None:
     with (
         dropped(plane),
@@ -121,45 +84,6 @@ def test_udp_and_echo_requests_are_left_alone(net: Topology, plane: Plane, guard
 
 
 # -- what does not
-
-
-def raw_syn(place: Place, address: str, flags: int = SYN) -> None:
-    source = place.ip6 if ":" in address else place.ip4
-    with place.socket(family_of(address), socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        sock.sendto(tcp(source, address, flags), (address, 0))
-
-
-def frame(place: Place, packet: bytes, ethertype: int = 0, tags: bytes = b"", bypass: bool = False) -> None:
-    """A packet socket sends to the node's end of the pod's link."""
-    kind = ethertype or (0x86DD if packet[0] >> 4 == 6 else 0x0800)
-    with place.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        if bypass:
-            sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-        place.run(lambda: sock.bind(("eth0", 0)))
-        header = gateway(place) + bytes(5) + b"\2" + tags + struct.pack("!H", kind)
-        sock.send(header + packet)
-
-
-def gateway(place: Place) -> bytes:
-    assert echo(place, OUT[0]), "fills the neighbour table"
-    shown = place.command("ip", "neighbour", "show", "dev", "eth0").stdout
-    mac = next(line.split("lladdr ")[1].split()[0] for line in shown.splitlines() if "lladdr" in line)
-    return bytes.fromhex(mac.replace(":", ""))
-
-
-@contextmanager
-def hears_nothing(place: Place, address: str, port: int = PORT) -> Iterator[None]:
-    """Nobody gets through to a listener there, and no SYN arrives."""
-    with place.socket(family_of(address), socket.SOCK_RAW, socket.IPPROTO_TCP) as tap:
-        tap.settimeout(0.3)
-        with place.listen(address, port) as server:
-            yield
-            assert is_quiet(server)
-        with pytest.raises(TimeoutError):
-            while True:
-                data = tap.recv(2048)
-                segment = data[(data[0] & 0xF) * 4 :] if ":" not in address else data
-                assert not (segment[13] & SYN and segment[2:4] == struct.pack("!H", port)), "a SYN came through"
 
 
 @pytest.mark.parametrize("address", OUT)
@@ -290,106 +214,6 @@ def test_tags_that_the_node_takes_off_hide_nothing(
 ) -> None:
     with hears_nothing(net.out, OUT[0]), dropped(plane, reason):
         frame(guarded, ip4(tcp(guarded.ip4, OUT[0]), guarded.ip4, OUT[0]), tags=tags)
-
-
-# -- where it stands
-
-
-def test_the_ends_of_a_pods_links_are_found(net: Topology, plane: Plane) -> None:
-    with net.a.path.open() as handle:
-        found = net.node.run(lambda: ends_of(handle.fileno()))
-        index = net.node.run(lambda: socket.if_nametoindex("va"))
-        assert found == Ends((index,), ())
-        elsewhere = net.out.run(lambda: ends_of(handle.fileno()))
-        assert elsewhere == Ends((), ("eth0",)), "another netns than the node's sees no end"
-
-
-def test_a_link_without_an_end_on_the_node_is_told(net: Topology, plane: Plane) -> None:
-    sh(f"ip -n {net.a.name} link add extra type bridge")
-    sh(f"ip -n {net.node.name} link add gone type veth peer name far netns {net.out.name}")
-    sh(f"ip -n {net.out.name} link set far netns {net.a.name}")
-    sh(f"ip -n {net.node.name} link set gone netns {net.out.name}")
-    try:
-        with net.a.path.open() as handle:
-            assert net.node.run(lambda: ends_of(handle.fileno())).without == ("far",)
-    finally:
-        sh(f"ip -n {net.a.name} link del far; ip -n {net.a.name} link del extra")
-
-
-def test_pod_that_hides_its_end_keeps_its_guard(net: Topology, plane: Plane, ztunnel: Ztunnel, guarded: Place) -> None:
-    """Also when a new agent looks for it."""
-    hidden = Place(f"{guarded.name}-hid", guarded.ip4)
-    sh(f"ip netns add {hidden.name}; ip -n {guarded.name} link set eth0 netns {hidden.name}")
-    try:
-        guard(plane, net, guarded)
-        assert plane.is_guarded(guarded.cookie)
-        sh(
-            f"ip -n {hidden.name} link set lo up; ip -n {hidden.name} addr add {guarded.ip4}/24 dev eth0;"
-            f"ip -n {hidden.name} link set eth0 up; ip -n {hidden.name} route add default via 10.77.1.254"
-        )
-        with hears_nothing(net.out, OUT[0]), dropped(plane, STRANGER), hidden.socket() as sock:
-            sock.settimeout(0.3)
-            with suppress(OSError):
-                sock.connect((OUT[0], PORT))
-    finally:
-        sh(f"ip -n {hidden.name} link set eth0 netns {guarded.name}; ip netns del {hidden.name}")
-        net.address(guarded)
-
-
-def test_guard_is_dead_with_the_link_and_made_anew(net: Topology, plane: Plane, guarded: Place) -> None:
-    assert plane.is_guarded(guarded.cookie)
-    sh(f"ip -n {guarded.name} link del eth0")
-    try:
-        assert not plane.is_guarded(guarded.cookie)
-    finally:
-        net.link(guarded)
-    guard(plane, net, guarded)
-    assert plane.is_guarded(guarded.cookie)
-    with hears_nothing(net.out, OUT[0]), dropped(plane, STRANGER):
-        raw_syn(guarded, OUT[0])
-
-
-def test_guard_goes_with_the_pod(net: Topology, plane: Plane, guarded: Place) -> None:
-    plane.unenrol(guarded.cookie)
-    assert not plane.is_guarded(guarded.cookie)
-    assert not plane.paths.inbound(guarded.cookie).parent.exists()
-    with net.out.listen(OUT[0], PORT) as server, dial(guarded, OUT[0]), accepted(server):
-        pass
-
-
-def test_programs_of_others_on_the_link_come_after(net: Topology, plane: Plane, guarded: Place) -> None:
-    """A CNI's program that ends the chain, attached before us or after, does not let an opening by."""
-    fd, _ = kernel.load_program(3, 0, struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0))  # TCX_PASS
-    index = net.node.run(lambda: socket.if_nametoindex("va"))
-    plane.detach_guard(guarded.cookie)
-    link = net.node.run(lambda: kernel.link_create(fd, index, 46))
-    try:
-        guard(plane, net, guarded)
-        with hears_nothing(net.out, OUT[0]), dropped(plane, STRANGER):
-            raw_syn(guarded, OUT[0])
-    finally:
-        os.close(link)
-        os.close(fd)
-
-
-def test_upgrade_swaps_the_guard_in_place(net: Topology, plane: Plane, guarded: Place, loaded: str) -> None:
-    (pin,) = plane.paths.inbound(guarded.cookie).parent.glob("guard-*")
-
-    def running() -> tuple[int, int]:
-        fd = kernel.open_pin(pin)
-        try:
-            info = kernel.link_info(fd)
-            return info.id, info.program_id
-        finally:
-            os.close(fd)
-
-    before = running()
-    loader("upgrade", "--node", loaded)
-    after = running()
-    assert before[0] == after[0]
-    assert before[1] != after[1]
-    with hears_nothing(net.out, OUT[0]), dropped(plane, STRANGER):
-        raw_syn(guarded, OUT[0])
 
 
 def test_5000_openings_of_ztunnel_in_a_row_all_pass(
