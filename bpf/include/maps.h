@@ -110,8 +110,8 @@ struct cv_node {
 	__u64 reserved;
 };
 
-/* hash `workloads`, key struct cv_addr16: number of the workload or service of an address, for edges that no note names.
- * Value __u32. */
+/* hash `workloads`, key struct cv_addr16: number of the workload or service of an address, for edges that no note
+ * names. Value __u32. */
 
 /* per-CPU hash `edges`. */
 struct cv_edge {
