@@ -1,7 +1,6 @@
 """A world for workers that writes down, in order, what they do to it."""
 
 import asyncio
-import gc
 import os
 from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address
@@ -200,5 +199,6 @@ def null_fd() -> int:
 
 
 def open_descriptors() -> int:
-    gc.collect()  # what an earlier test left to the collector must not close in between
-    return len(list(Path("/proc/self/fd").iterdir()))
+    """How many namespaces' descriptors are open. Others are not counted: gRPC closes those of earlier tests late."""
+    links = Path("/proc/self/fd").iterdir()
+    return sum(path.readlink() == Path("/dev/null") for path in links if path.is_symlink())
