@@ -202,6 +202,7 @@ def test_tuples_of_a_pod_go_with_the_pod(net: Topology, plane: Plane, app: socke
 
 def test_the_end_of_a_probe_leaves_the_tuple_of_another_socket(net: Topology, plane: Plane, pod: Place) -> None:
     """The same address and port may be another probe's by then."""
+    plane.set_node(net.node.cookie)
     fd = plane.map_fd("expected")
     with net.a.listen("10.77.1.1", PORT) as app, ExitStack() as stack:
         probe, end = dial(net.node, "10.77.1.1"), accepted(app)
