@@ -21,6 +21,8 @@ def load_border() -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules["engine._border"] = module
     spec.loader.exec_module(module)
+    # The sanitizer's runtime is in this process; preloaded into a shell or a compiler it crashes them now and then.
+    os.environ.pop("LD_PRELOAD", None)
     engine_border.check(module)
     return module
 
