@@ -29,16 +29,39 @@ class Pipeline:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Take a batch of object changes."""
-        gone = [self.inputs.index.pod(change.key) for change in changes if _is_pod_end(change)]
-        self.inputs.captures.forget(pod for pod in gone if isinstance(pod, Pod))
+        self._note_captures(changes)
         self._translate(self.inputs.index.apply(changes))
         for kind, count in self.inputs.index.counts().items():
             self._metrics.objects.labels(kind).set(count)
 
+    def agent_came(self, node: str) -> None:
+        """An agent of the node has connected."""
+        self.inputs.captures.connect(node)
+
+    def agent_left(self, node: str) -> None:
+        """An agent of the node has disconnected; its last report stays."""
+        self.inputs.captures.disconnect(node)
+
+    def _note_captures(self, changes: Sequence[Change]) -> None:
+        """What the batch says of captures, before the index forgets what was there."""
+        captures = self.inputs.captures
+        for change in changes:
+            if change.kind is Kind.NODE and change.object is None:
+                captures.forget_node(change.key)
+            elif change.kind is Kind.POD:
+                before = self.inputs.index.pod(change.key)
+                if before is not None and _is_pod_end(change):
+                    captures.forget([before])
+                if isinstance(change.object, Pod) and not change.object.is_terminal:
+                    captures.note_annotation(before, change.object)
+
     def report(self, node: str, pods: Mapping[str, str]) -> int:
         """Take an agent's report; the revision of addresses that announces it."""
-        keys = self.inputs.captures.report(node, pods)
-        self._translate(Target(What.POD, key) for key in keys)
+        captures = self.inputs.captures
+        # Of a node that reports for the first time, annotations have counted until now.
+        known = set() if captures.has_reported(node) else self.inputs.index.pods_on(node)
+        keys = captures.report(node, pods)
+        self._translate(Target(What.POD, key) for key in keys | known)
         return self._hub.sets[ADDRESS_TYPE].revision
 
     def _translate(self, targets: Iterable[Target]) -> None:
@@ -68,6 +91,4 @@ class Pipeline:
 
 
 def _is_pod_end(change: Change) -> bool:
-    if change.kind is not Kind.POD:
-        return False
     return change.object is None or (isinstance(change.object, Pod) and change.object.is_terminal)

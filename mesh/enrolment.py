@@ -15,6 +15,10 @@ is left alone. A value that is none of these decides too: the pod is not enrolle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+# What the agent writes on a pod about its capture; everything but CAPTURED means: not captured (yet, or any more).
+CAPTURE_ANNOTATION = "culvert.io/capture"
+CAPTURED, PENDING, BYPASSING = "enabled", "pending", "bypassing"
+
 MESH_LABEL = "culvert.io/mesh"
 ISTIO_LABEL = "istio.io/dataplane-mode"
 

@@ -112,7 +112,8 @@ class Index:
                 case Service():
                     yield from self._touch_service(item)
                 case EndpointSlice():
-                    yield from self._touch_slice(item)
+                    service = self.service(item.service)
+                    yield from self._touch_slice(item, has_selector=service is None or bool(service.selector))
                 case Node():
                     yield from (Target(What.POD, key) for key in self._pods_by_node.get(item.name, ()))
                 case Namespace():
@@ -132,8 +133,12 @@ class Index:
         for key in self._slices_by_service.get(service.key, ()):
             yield from self._touch_slice(cast(EndpointSlice, self._objects[Kind.ENDPOINT_SLICE][key]))
 
-    def _touch_slice(self, piece: EndpointSlice) -> Iterator[Target]:
+    def _touch_slice(self, piece: EndpointSlice, *, has_selector: bool = False) -> Iterator[Target]:
+        # A service with a selector takes no pod from a slice. Kubernetes rewrites its slices at each change of a pod,
+        # and a hundred other pods stand in the same one.
         yield Target(What.SLICE, piece.key)
+        if has_selector:
+            return
         yield from (Target(What.POD, endpoint.pod) for endpoint in piece.endpoints if endpoint.pod)
 
     def _touch_peer(self, peer: PeerAuthentication) -> Iterator[Target]:
@@ -218,6 +223,10 @@ class Index:
         """The PeerAuthentications of a namespace, the one that counts most (the oldest) first."""
         found = list(self._in(Kind.PEER_AUTHENTICATION, namespace, PeerAuthentication))
         return sorted(found, key=lambda peer: peer.age_order)
+
+    def pods_on(self, node: str) -> set[str]:
+        """The keys of a node's pods."""
+        return set(self._pods_by_node.get(node, ())) if node else set()
 
     def runs_on(self, node: str, namespace: str, service_account: str) -> bool:
         """A pod with this service account runs on the node: its ztunnel may hold the identity."""

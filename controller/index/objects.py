@@ -25,6 +25,11 @@ class Kind(Enum):
     ENDPOINT_SLICE = "EndpointSlice"
     AUTHORIZATION_POLICY = "AuthorizationPolicy"
     PEER_AUTHENTICATION = "PeerAuthentication"
+    GATEWAY = "Gateway"
+    HTTP_ROUTE = "HTTPRoute"
+    GRPC_ROUTE = "GRPCRoute"
+    TLS_ROUTE = "TLSRoute"
+    TCP_ROUTE = "TCPRoute"
 
 
 class Distribution(Enum):
@@ -113,6 +118,7 @@ class Pod:
     is_terminating: bool = False
     is_host_network: bool = False
     is_marked_captured: bool = False  # by Istio's CNI annotation
+    is_annotated_captured: bool = False  # by our agent's annotation, for controllers that it is not connected to
     speaks_hbone: bool = False  # by Istio's tunnel label
 
     @property
@@ -249,8 +255,73 @@ class PeerAuthentication:
         return (not self.created, self.created, self.name)
 
 
-Object = Namespace | Node | Pod | ServiceAccount | Service | EndpointSlice | AuthorizationPolicy | PeerAuthentication
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One listener of a Gateway."""
 
+    name: str
+    port: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A Gateway of the Gateway API; a waypoint is one of a class of its own."""
+
+    namespace: str
+    name: str
+    class_name: str
+    labels: Labels
+    listeners: tuple[Listener, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Another object that a route names; `port` 0 is any, `section` empty is all of it."""
+
+    kind: str
+    namespace: str
+    name: str
+    port: int = 0
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the Gateway API: whose traffic it is about and where it may go; not what it says of requests."""
+
+    kind: Kind
+    namespace: str
+    name: str
+    parents: tuple[Reference, ...] = ()
+    hostnames: tuple[str, ...] = ()
+    backends: tuple[Reference, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+Object = (
+    Namespace
+    | Node
+    | Pod
+    | ServiceAccount
+    | Service
+    | EndpointSlice
+    | AuthorizationPolicy
+    | PeerAuthentication
+    | Gateway
+    | Route
+)
+
+GATEWAY_KINDS = frozenset({Kind.GATEWAY, Kind.HTTP_ROUTE, Kind.GRPC_ROUTE, Kind.TLS_ROUTE, Kind.TCP_ROUTE})
 NAMESPACED = frozenset(Kind) - {Kind.NAMESPACE, Kind.NODE}
 
 

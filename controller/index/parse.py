@@ -3,12 +3,14 @@
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 from controller.index.app_protocols import app_protocol
 from controller.index.fields import Field, ObjectFault
 from controller.index.objects import (
+    GATEWAY_KINDS,
     NAMESPACED,
     Distribution,
     Endpoint,
@@ -23,12 +25,15 @@ from controller.index.objects import (
     ServicePort,
 )
 from controller.index.parse_policies import authorization_policy, peer_authentication
+from controller.index.parse_routes import gateway, route
+from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED
 
 # API groups by kind: a kind of the same name in another group is another kind.
 _GROUPS = {
     Kind.ENDPOINT_SLICE: "discovery.k8s.io",
     Kind.AUTHORIZATION_POLICY: "security.istio.io",
     Kind.PEER_AUTHENTICATION: "security.istio.io",
+    **dict.fromkeys(GATEWAY_KINDS, "gateway.networking.k8s.io"),
 }
 
 # Names become parts of resource names and paths. Kubernetes allows no more than this.
@@ -117,6 +122,7 @@ def _pod(field: Field) -> Pod:
         is_terminating=metadata["deletionTimestamp"].is_set,
         is_host_network=spec["hostNetwork"].boolean(),
         is_marked_captured=metadata["annotations"]["ambient.istio.io/redirection"].text() == "enabled",
+        is_annotated_captured=metadata["annotations"][CAPTURE_ANNOTATION].text() == CAPTURED,
         speaks_hbone=labels.get("networking.istio.io/tunnel") == "http",
     )
 
@@ -266,4 +272,6 @@ _PARSERS: dict[Kind, Callable[[Field], Object]] = {
     Kind.ENDPOINT_SLICE: _endpoint_slice,
     Kind.AUTHORIZATION_POLICY: authorization_policy,
     Kind.PEER_AUTHENTICATION: peer_authentication,
+    Kind.GATEWAY: gateway,
+    **{kind: partial(route, kind) for kind in GATEWAY_KINDS - {Kind.GATEWAY}},
 }

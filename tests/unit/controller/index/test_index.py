@@ -54,7 +54,9 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], set[Target]]] = {
     "a node": ([], plain("Node", "m", labels={"topology.kubernetes.io/zone": "z"}), {WEB, OTHER}),
     "a service and the pods it selects": ([], service({"app": "x"}), {SERVICE, WEB}),
     "pods that a service no longer selects": ([service({"app": "y"})], service({"app": "x"}), {SERVICE, WEB, OTHER}),
-    "a slice and its pods": ([], piece("other"), {SLICE, OTHER}),
+    "a slice and its pods": ([service(None)], piece("other"), {SLICE, OTHER}),
+    "a slice of a service with a selector": ([service({"app": "x"})], piece("other"), {SLICE}),
+    "a slice of no service": ([], piece("other"), {SLICE}),
     "a service with slices and their pods": ([piece("web")], service(None), {SERVICE, SLICE, WEB}),
     "a namespace's services": (
         [service(None)],
