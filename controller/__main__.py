@@ -38,10 +38,11 @@ def _serve(argv: Sequence[str]) -> int:
     logs.set_level("warning", "watchfiles")  # it would tell of every look at the directory
     from controller.app import serve  # noqa: PLC0415 - wrong settings are told without loading gRPC
     from controller.ca.issuer import IssuerUnavailable  # noqa: PLC0415
+    from controller.kube.transport import Misconfigured  # noqa: PLC0415
 
     try:
         asyncio.run(serve(config))
-    except (IssuerUnavailable, OSError, RuntimeError) as error:
+    except (IssuerUnavailable, Misconfigured, OSError, RuntimeError) as error:
         print(f"controller: {error}", file=sys.stderr)
         return 1
     return 0

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from controller.ca.authority import Authority, Lifetimes
 from controller.ca.issuer import Issuer, load, load_or_create_root
 from controller.ca.service import CertificateService
+from controller.cluster import Cluster
 from controller.config import Config, split_address
 from controller.index.captures import Captures
 from controller.index.index import Index
@@ -22,7 +23,7 @@ from controller.serve.hub import Hub
 from controller.serve.reports import CaptureReports
 from controller.serve.server import ServingCertificate, make_server
 from controller.serve.store import ResourceSet
-from controller.sources.base import Fault
+from controller.sources.base import STATUS_KINDS, Fault, Source
 from controller.sources.files import FilesSource
 from controller.status.announced import Announced
 from controller.status.metrics import Metrics
@@ -68,7 +69,9 @@ class Controller:
         self.metrics = Metrics()
         self.hub = Hub([ResourceSet(ADDRESS_TYPE), ResourceSet(AUTHORIZATION_TYPE)])
         self.hub.on_count = self.metrics.streams.set
-        self.captures = Captures(config.state / "captures.json")
+        is_cluster = config.source.source == "kubernetes"
+        # In a cluster the pods' annotations outlive a restart, and every replica sees them.
+        self.captures = Captures(None if is_cluster else config.state / "captures.json")
         mesh = Mesh(
             cluster_id=config.mesh.cluster_id,
             cluster_domain=config.mesh.cluster_domain,
@@ -78,7 +81,8 @@ class Controller:
         )
         self.index = Index(mesh.root_namespace)
         self.pipeline = Pipeline(Inputs(self.index, self.captures, mesh), self.hub, self.metrics)
-        self.status = StatusReport(config.state / FILE)
+        self.cluster = Cluster(config, self.index, self.metrics) if is_cluster else None
+        self.status = StatusReport(None if is_cluster else config.state / FILE)
         self.authority = make_authority(config)
         self.certificate = ServingCertificate(self.authority, config.serve.dns_names, config.serve.addresses)
         gate = Gate(NodeCertificates(mesh.trust_domain), self.metrics)
@@ -86,19 +90,27 @@ class Controller:
         self.ads = DeltaAds(self.hub, gate, self.metrics, self.closing)
         certificates = CertificateService(self.authority, gate, self.index.runs_on, mesh.trust_domain, self.metrics)
         reports = CaptureReports(self.pipeline, self.hub, gate, self.metrics, self.closing)
+        if self.cluster:
+            reports.on_refused = self.cluster.events.tell
         self.server = make_server(self.ads, certificates, reports)
-        assert config.source.manifests is not None, "settings were checked"
-        self.source = FilesSource(config.source.manifests)
+        self.source = self._make_source()
         self.announced = Announced(self.pipeline.inputs, self.hub, self.status, self.source.catch_up)
         self.port = 0
         self.is_ready = False
+
+    def _make_source(self) -> Source:
+        if self.cluster:
+            return self.cluster.source
+        assert self.config.source.manifests is not None, "settings were checked"
+        return FilesSource(self.config.source.manifests)
 
     # --- Sink
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Take a batch of the source; the first one opens the doors."""
         self.pipeline.apply(changes)
-        self._write_status()
+        if not self.is_ready or any(change.kind in STATUS_KINDS for change in changes):
+            self._write_status()
         if not self.is_ready:
             self.is_ready = True
             self.ads.open_for_nodes()
@@ -108,10 +120,18 @@ class Controller:
         """Take the source's list of what is malformed."""
         self.metrics.source_errors.set(len(faults))
         self.status.set_faults(faults)
+        if self.cluster:
+            self.cluster.writer.set_faults(faults)
         self._write_status()
+
+    def look_again(self) -> None:
+        """What is written on objects has changed."""
+        if self.cluster:
+            self.cluster.writer.wake()
 
     def _write_status(self) -> None:
         self.status.write(self.index)
+        self.look_again()
         self.metrics.policies_rejected.set(self.status.not_accepted)
 
     # --- life
@@ -120,6 +140,8 @@ class Controller:
         """Serve until `stop`, then drain. Raises what ended a part that should have lasted."""
         async with self._listening(), Background() as tasks:
             tasks.start(self.source.run(self), "source")
+            for work, name in self.cluster.tasks() if self.cluster else ():
+                tasks.start(work, name)
             tasks.start(self.certificate.keep_fresh(), "serving-certificate")
             stopped = tasks.run_once(stop.wait(), "stop")
             failed = tasks.run_once(tasks.failed(), "failed")

@@ -9,15 +9,26 @@ from mesh import setting_groups
 from mesh.identity import DEFAULT_TRUST_DOMAIN, Identity, InvalidIdentity
 from mesh.settings import load, setting
 
-SOURCES = ("files",)
+SOURCES = ("files", "kubernetes")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceConfig:
     """Where objects come from."""
 
-    source: str = setting("files", "where cluster objects come from: files")
+    source: str = setting("files", "where cluster objects come from: files or kubernetes")
     manifests: Path | None = setting(None, "directory of Kubernetes manifests, for the source files")
+    kubeconfig: Path | None = setting(
+        None, "how to reach the API server, for the source kubernetes (default: as the pod's own service account)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionConfig:
+    """Which of several controllers writes to the API server."""
+
+    elect: bool = setting(False, "elect a leader by a Lease: needed with more than one controller")
+    lease_namespace: str = setting("culvert-system", "namespace of the Lease")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class Config:
     state: Path = setting(meaning="directory of what the controller keeps: root, status, captures")
     drain_s: float = setting(2.0, "how long calls may end after SIGTERM, seconds")
     source: SourceConfig = field(default_factory=SourceConfig)
+    election: ElectionConfig = field(default_factory=ElectionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     authority: AuthorityConfig = field(default_factory=AuthorityConfig)
@@ -130,6 +142,10 @@ def _faults(config: Config) -> list[str]:
             faults.append(f"--addresses: {address!r} is not an IP address")
     if not config.mesh.root_namespace:
         faults.append("--root-namespace: is empty")
+    if config.election.elect and config.source.source != "kubernetes":
+        faults.append("--elect: needs --source kubernetes, where the Lease is")
+    if not config.election.lease_namespace:
+        faults.append("--lease-namespace: is empty")
     faults += config.logs.faults()
     if not 0 < config.authority.leaf_ttl_s <= config.authority.longest_leaf_ttl_s:
         faults.append("--leaf-ttl-s: must be above 0 and not above --longest-leaf-ttl-s")
@@ -139,6 +155,9 @@ def _faults(config: Config) -> list[str]:
 def _source_faults(source: SourceConfig) -> list[str]:
     if source.source not in SOURCES:
         return [f"--source: {source.source!r} is none of {', '.join(SOURCES)}"]
+    if source.source == "kubernetes":
+        is_there = source.kubeconfig is None or source.kubeconfig.is_file()
+        return [] if is_there else [f"--kubeconfig: {source.kubeconfig} is not a file"]
     if source.manifests is None:
         return ["--manifests: missing (the source files reads this directory)"]
     return [] if source.manifests.is_dir() else [f"--manifests: {source.manifests} is not a directory"]

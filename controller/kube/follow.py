@@ -81,7 +81,6 @@ class Follow(Generic[T]):
         pace: Pace | None = None,
         *,
         may_vanish: bool = False,
-        on_standing: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._selection = selection
@@ -89,7 +88,6 @@ class Follow(Generic[T]):
         self._follower = follower
         self._pace = pace or Pace()
         self._may_vanish = may_vanish
-        self._on_standing = on_standing
         self._backoff = self._pace.backoff()
         self._version = ""  # up to where the follower knows; empty: nothing
         self._open: Watch[T] | None = None
@@ -227,7 +225,6 @@ class Follow(Generic[T]):
             log.warning("not following %s: %s", self._selection.resource, fault)
         else:
             log.info("following %s again", self._selection.resource)
-        self._on_standing()
 
 
 def is_before(version: str, other: str) -> bool:

@@ -6,7 +6,7 @@ when it drains, so it comes after the nodes' answers; a node that does not answe
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,6 +15,7 @@ from controller.pipeline import Pipeline
 from controller.serve.callers import Caller, Gate, Right
 from controller.serve.closing import SENTENCE, Closing
 from controller.serve.hub import Hub
+from controller.status.events import Refused
 from controller.status.metrics import Metrics
 from mesh.wire.agent_pb2 import CaptureAck, CaptureReport
 from mesh.xds import ADDRESS_TYPE
@@ -72,16 +73,19 @@ class CaptureReports:
         self._metrics = metrics
         self._closing = closing
         self._settle_timeout_s = settle_timeout_s
+        self.on_refused: Callable[[Refused], None] = lambda refused: None
 
     async def serve(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         """Serve an agent until it leaves. Its last report stays in force."""
         caller = await self._gate.admit(context, Right.NODE)
         log.info("agent of node %s connected", caller.node)
+        self._pipeline.agent_came(caller.node)
         try:
             fault = await self._closing.run_until(
                 self._follow(caller, requests, context), self._closing.stream_life_s()
             )
         finally:
+            self._pipeline.agent_left(caller.node)
             log.info("agent of node %s disconnected; its last report stays in force", caller.node)
         if self._closing.is_set:
             await context.abort(grpc.StatusCode.UNAVAILABLE, SENTENCE)
@@ -105,11 +109,19 @@ class CaptureReports:
                 report = _read(data, caller, last)
                 last = report.generation
                 self._metrics.capture_reports.inc()
+                self._tell_refused(report)
                 pods = {f"{pod.namespace}/{pod.name}": pod.uid for pod in report.pods}
                 latest.put(last, self._pipeline.report(report.node, pods))
         except _Broken as error:
             return str(error)
         return None
+
+    def _tell_refused(self, report: CaptureReport) -> None:
+        """A node has a say about its own pods only."""
+        for one in report.refused:
+            pod = self._pipeline.inputs.index.pod(f"{one.namespace}/{one.name}")
+            if pod is not None and pod.node == report.node and pod.uid == one.uid:
+                self.on_refused(Refused(one.namespace, one.name, one.uid, one.reason, one.message))
 
     async def _acknowledge(self, caller: Caller, latest: _Latest, context: ServicerContext) -> None:
         """Answer the newest report again and again; an answer stands for the earlier ones too.
@@ -138,6 +150,6 @@ def _read(data: bytes, caller: Caller, last: int) -> CaptureReport:
         raise _Broken(f"a report for node {report.node!r} from node {caller.node!r}")
     if report.generation <= last:
         raise _Broken(f"generation {report.generation} after {last}")
-    if len(report.pods) > MAX_PODS:
-        raise _Broken(f"{len(report.pods)} pods in a report; {MAX_PODS} is the limit")
+    if len(report.pods) + len(report.refused) > MAX_PODS:
+        raise _Broken(f"{len(report.pods) + len(report.refused)} pods in a report; {MAX_PODS} is the limit")
     return report

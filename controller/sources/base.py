@@ -1,10 +1,15 @@
 """What every source has in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from controller.index.objects import Change
+from controller.index.objects import Change, Kind
+
+ObjectKey = tuple[Kind, str]
+
+# Objects whose authors are told on the object what becomes of it.
+STATUS_KINDS = frozenset({Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,17 @@ class Fault:
         return ": ".join(part for part in parts if part)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What stands on an object in the API besides what it asks for; `version` is its resourceVersion."""
+
+    api_version: str
+    uid: str
+    version: str
+    generation: int
+    conditions: tuple[Mapping[str, Any], ...]
+
+
 class Sink(Protocol):
     """Takes what a source finds."""
 
@@ -29,3 +45,20 @@ class Sink(Protocol):
 
     def set_faults(self, faults: Sequence[Fault]) -> None:
         """Replace the list of what is malformed now."""
+
+    def look_again(self) -> None:
+        """Nothing has changed but what is written on objects (`Written`)."""
+
+
+class Source(Protocol):
+    """Feeds a sink."""
+
+    async def run(self, sink: Sink) -> None:
+        """Load, then follow, until cancelled."""
+
+    async def catch_up(self) -> None:
+        """Return when what the world holds now has reached the sink."""
+
+    @property
+    def written(self) -> Mapping[ObjectKey, Written]:
+        """What stands on objects, where the source has such a thing."""

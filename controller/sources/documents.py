@@ -9,11 +9,9 @@ from typing import Any
 import yaml
 
 from controller.index.fields import ObjectFault
-from controller.index.objects import Kind, Object
+from controller.index.objects import Object
 from controller.index.parse import key_of, kind_of, parse
-from controller.sources.base import Fault
-
-ObjectKey = tuple[Kind, str]
+from controller.sources.base import Fault, ObjectKey
 
 # At column 0 these end a YAML document wherever they stand (YAML 1.2, 9.1.2).
 _BOUNDARY = re.compile(r"^(?:---(?=\s|$)|\.\.\.\s*$)", re.MULTILINE)

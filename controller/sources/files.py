@@ -8,15 +8,15 @@ in force. If an object stands in two files, the first by path counts and the oth
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from watchfiles import awatch
 
 from controller.index.objects import Change, Object
-from controller.sources.base import Fault, Sink
-from controller.sources.documents import Manifest, ObjectKey, keep_last_good, read_manifest
+from controller.sources.base import Fault, ObjectKey, Sink, Written
+from controller.sources.documents import Manifest, keep_last_good, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,11 @@ class FilesSource:
         self._directory = ManifestDirectory(root)
         self._events = asyncio.Event()
         self._asked: list[asyncio.Future[None]] = []
+
+    @property
+    def written(self) -> Mapping[ObjectKey, Written]:
+        """Nothing: a manifest has no status."""
+        return {}
 
     async def catch_up(self) -> None:
         """Return when what the directory holds now has reached the sink: after a look that began after this call."""

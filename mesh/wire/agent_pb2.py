@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mesh/wire/agent.proto\x12\x10\x63ulvert.agent.v1\"^\n\rCaptureReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12+\n\x04pods\x18\x03 \x03(\x0b\x32\x1d.culvert.agent.v1.CapturedPod\";\n\x0b\x43\x61pturedPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\" \n\nCaptureAck\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15mesh/wire/agent.proto\x12\x10\x63ulvert.agent.v1\"\x8d\x01\n\rCaptureReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12+\n\x04pods\x18\x03 \x03(\x0b\x32\x1d.culvert.agent.v1.CapturedPod\x12-\n\x07refused\x18\x04 \x03(\x0b\x32\x1c.culvert.agent.v1.RefusedPod\";\n\x0b\x43\x61pturedPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\"[\n\nRefusedPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\" \n\nCaptureAck\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.wire.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPTUREREPORT']._serialized_start=43
-  _globals['_CAPTUREREPORT']._serialized_end=137
-  _globals['_CAPTUREDPOD']._serialized_start=139
-  _globals['_CAPTUREDPOD']._serialized_end=198
-  _globals['_CAPTUREACK']._serialized_start=200
-  _globals['_CAPTUREACK']._serialized_end=232
+  _globals['_CAPTUREREPORT']._serialized_start=44
+  _globals['_CAPTUREREPORT']._serialized_end=185
+  _globals['_CAPTUREDPOD']._serialized_start=187
+  _globals['_CAPTUREDPOD']._serialized_end=246
+  _globals['_REFUSEDPOD']._serialized_start=248
+  _globals['_REFUSEDPOD']._serialized_end=339
+  _globals['_CAPTUREACK']._serialized_start=341
+  _globals['_CAPTUREACK']._serialized_end=373
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,40 @@
+"""What a controller has only where there is an API server: the way there, source, election, what it writes."""
+
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from controller.config import Config
+from controller.election import Alone, Election
+from controller.index.index import Index
+from controller.kube.api import Api
+from controller.sources.kubernetes import KubernetesSource
+from controller.status.events import Events
+from controller.status.metrics import Metrics
+from controller.status.writer import StatusWriter
+
+
+class Cluster:
+    """The parts, joined; raises Misconfigured."""
+
+    def __init__(self, config: Config, index: Index, metrics: Metrics) -> None:
+        self.api = Api.connect(config.source.kubeconfig)
+        self.source = KubernetesSource(self.api)
+        self.election = Election(self.api, config.election.lease_namespace) if config.election.elect else None
+        self.leadership = self.election or Alone()
+        self.writer = StatusWriter(self.api, self.source, index, self.leadership)
+        self.events = Events(self.api)
+        self._metrics = metrics
+        metrics.leader.set(0 if self.election else 1)
+        if self.election:
+            self.election.on_change = self._turn
+
+    def tasks(self) -> Iterator[tuple[Coroutine[Any, Any, None], str]]:
+        """What runs for as long as the controller does, but for the source."""
+        yield self.writer.run(), "status"
+        yield self.events.run(), "events"
+        if self.election:
+            yield self.election.run(), "election"
+
+    def _turn(self, is_leader: bool) -> None:
+        self._metrics.leader.set(is_leader)
+        self.writer.wake()

@@ -1,0 +1,163 @@
+"""Who of several controllers writes: the holder of a Lease.
+
+Times are client-go's: the holder renews every 2 s, gives up when it could not for 10 s, and another may take the lease
+15 s after it last *saw* it change. Nobody compares another machine's clock with its own; the times in the Lease are for
+people. `is_leader` is a question about now: it turns false by itself when renewing has failed for too long, also while
+the loop was busy with something else, five seconds before anybody else can become leader. A write that begins while it
+is true and takes less than that is over in time.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from controller.kube.api import Api, Document
+from controller.kube.errors import ApiFault, Conflict, NotFound
+from controller.kube.resources import LEASES
+
+log = logging.getLogger(__name__)
+
+LEASE = "culvert-controller"
+# Anything that only a leader writes takes at most this long.
+WRITE_TIMEOUT_S = 4.0
+
+
+class Leadership(Protocol):
+    """Whether this controller writes."""
+
+    @property
+    def is_leader(self) -> bool:
+        """It does, now."""
+
+
+class Alone:
+    """The only controller there is."""
+
+    is_leader = True
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of an election, in seconds."""
+
+    duration_s: float = 15.0
+    renew_deadline_s: float = 10.0
+    retry_s: float = 2.0
+    request_s: float = WRITE_TIMEOUT_S
+
+
+class Election:
+    """Takes part in the election of a leader for as long as `run` runs; hands the lease back at its end."""
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        identity: str = "",
+        times: Times | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self.identity = identity or f"{socket.gethostname()}_{os.urandom(4).hex()}"
+        self._times = times or Times()
+        self._clock = clock
+        self._renewed_at = float("-inf")
+        self._seen: tuple[str, str] = ("", "")  # holder and resourceVersion of the lease
+        self._seen_at = float("-inf")
+        self._was_leader = False
+        self.holder = ""
+        self.on_change: Callable[[bool], None] = lambda is_leader: None
+
+    @property
+    def is_leader(self) -> bool:
+        """The lease is held, and was renewed lately enough."""
+        return self._clock() < self._renewed_at + self._times.renew_deadline_s
+
+    async def run(self) -> None:
+        """Take the lease whenever it is free, keep it, tell `on_change`."""
+        try:
+            while True:
+                await self._try()
+                self._tell()
+                await asyncio.sleep(self._times.retry_s * random.uniform(0.9, 1.1))
+        finally:
+            await self._release()
+
+    async def _try(self) -> None:
+        try:
+            async with asyncio.timeout(self._times.request_s):
+                await self._step()
+        except Conflict:
+            log.debug("another controller was faster")
+        except (ApiFault, TimeoutError) as fault:
+            log.warning("lease %s/%s: %s", self._namespace, LEASE, fault or "no answer in time")
+
+    async def _step(self) -> None:
+        started = self._clock()
+        try:
+            lease = await self._api.get(LEASES, LEASE, self._namespace, timeout_s=self._times.request_s)
+        except NotFound:
+            lease = {}
+        holder = self._observe(lease)
+        is_free = not holder or started >= self._seen_at + self._times.duration_s
+        if holder != self.identity and not is_free:
+            return
+        document = self._document(lease)
+        if lease:
+            written = await self._api.replace(LEASES, document, self._namespace, timeout_s=self._times.request_s)
+        else:
+            written = await self._api.create(LEASES, document, self._namespace, timeout_s=self._times.request_s)
+        self._observe(written)
+        self._renewed_at = started
+
+    def _observe(self, lease: Document) -> str:
+        holder = str((lease.get("spec") or {}).get("holderIdentity") or "")
+        seen = holder, str((lease.get("metadata") or {}).get("resourceVersion", ""))
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, self._clock()
+        if holder != self.identity:
+            self._renewed_at = float("-inf")
+        self.holder = holder
+        return holder
+
+    def _document(self, lease: Document, holder: str | None = None) -> Document:
+        spec: dict[str, Any] = dict(lease.get("spec") or {})
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if spec.get("holderIdentity") != self.identity:
+            spec["acquireTime"] = now
+            spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + bool(lease)
+        spec |= {"holderIdentity": self.identity, "renewTime": now}
+        spec["leaseDurationSeconds"] = max(1, round(self._times.duration_s))
+        if holder is not None:
+            spec |= {"holderIdentity": holder, "leaseDurationSeconds": 1}
+        labels = {"app.kubernetes.io/part-of": "culvert", "app.kubernetes.io/managed-by": "culvert"}
+        metadata = lease.get("metadata") or {"name": LEASE, "namespace": self._namespace, "labels": labels}
+        return {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": metadata, "spec": spec}
+
+    def _tell(self) -> None:
+        is_leader = self.is_leader
+        if is_leader != self._was_leader:
+            self._was_leader = is_leader
+            log.info("this controller (%s) is %s", self.identity, "the leader" if is_leader else "no longer the leader")
+            self.on_change(is_leader)
+
+    async def _release(self) -> None:
+        """Another controller need not wait."""
+        if not self.is_leader:
+            return
+        self._renewed_at = float("-inf")
+        self._tell()
+        with contextlib.suppress(ApiFault, TimeoutError):
+            async with asyncio.timeout(self._times.request_s):
+                lease = await self._api.get(LEASES, LEASE, self._namespace, timeout_s=self._times.request_s)
+                if (lease.get("spec") or {}).get("holderIdentity") == self.identity:
+                    await self._api.replace(LEASES, self._document(lease, holder=""), self._namespace)
