@@ -2,22 +2,20 @@
 
 import asyncio
 import contextlib
-import datetime
 import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
 
-from controller.ca.authority import Authority, Lifetimes
-from controller.ca.issuer import Issuer, load, load_or_create_root
 from controller.ca.service import CertificateService
 from controller.cluster import Cluster
 from controller.config import Config, split_address
+from controller.credentials import CredentialParts
 from controller.index.captures import Captures
 from controller.index.index import Index
 from controller.index.objects import Change
 from controller.pipeline import Pipeline
 from controller.serve.ads import DeltaAds
-from controller.serve.callers import Gate, NodeCertificates
+from controller.serve.callers import Gate
 from controller.serve.closing import Closing
 from controller.serve.hub import Hub
 from controller.serve.reports import CaptureReports
@@ -33,31 +31,9 @@ from controller.translate.compile import Inputs
 from controller.translate.facts import Mesh
 from mesh.aio import Background
 from mesh.http import HttpServer
-from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, ROOTS_TYPE
 
 log = logging.getLogger(__name__)
-
-
-def utc_now() -> datetime.datetime:
-    """The clock of certificates."""
-    return datetime.datetime.now(datetime.UTC)
-
-
-def make_authority(config: Config) -> Authority:
-    """The signing side of the CA; raises IssuerUnavailable."""
-    issuer = open_issuer(config)
-    lifetimes = Lifetimes(
-        default=datetime.timedelta(seconds=config.authority.leaf_ttl_s),
-        longest=datetime.timedelta(seconds=config.authority.longest_leaf_ttl_s),
-    )
-    return Authority(issuer, lifetimes, utc_now)
-
-
-def open_issuer(config: Config) -> Issuer:
-    """The operator's issuer if there is one, else the local root."""
-    if config.authority.ca_dir is not None:
-        return load(config.authority.ca_dir, utc_now())
-    return load_or_create_root(config.state, config.mesh.trust_domain, utc_now())
 
 
 class Controller:
@@ -67,7 +43,7 @@ class Controller:
         self.config = config
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.metrics = Metrics()
-        self.hub = Hub([ResourceSet(ADDRESS_TYPE), ResourceSet(AUTHORIZATION_TYPE)])
+        self.hub = Hub([ResourceSet(one) for one in (ADDRESS_TYPE, AUTHORIZATION_TYPE, ROOTS_TYPE)])
         self.hub.on_count = self.metrics.streams.set
         is_cluster = config.source.source == "kubernetes"
         # In a cluster the pods' annotations outlive a restart, and every replica sees them.
@@ -83,9 +59,11 @@ class Controller:
         self.pipeline = Pipeline(Inputs(self.index, self.captures, mesh), self.hub, self.metrics)
         self.cluster = Cluster(config, self.index, self.metrics) if is_cluster else None
         self.status = StatusReport(None if is_cluster else config.state / FILE)
-        self.authority = make_authority(config)
+        parts = CredentialParts(config, self.hub, self.metrics, self.cluster.api if self.cluster else None)
+        self.authority = parts.authority(lambda: self.cluster is None or self.cluster.leadership.is_leader)
         self.certificate = ServingCertificate(self.authority, config.serve.dns_names, config.serve.addresses)
-        gate = Gate(NodeCertificates(mesh.trust_domain), self.metrics)
+        self.authority.on_issuer = self.certificate.renew
+        gate = Gate(parts.authenticator(self.index), self.metrics)
         self.closing = Closing(config.serve.stream_life_s)
         self.ads = DeltaAds(self.hub, gate, self.metrics, self.closing)
         certificates = CertificateService(self.authority, gate, self.index.runs_on, mesh.trust_domain, self.metrics)
@@ -138,7 +116,10 @@ class Controller:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain. Raises what ended a part that should have lasted."""
+        if not await self._opened(stop):
+            return
         async with self._listening(), Background() as tasks:
+            tasks.start(self.authority.run(), "certificates")
             tasks.start(self.source.run(self), "source")
             for work, name in self.cluster.tasks() if self.cluster else ():
                 tasks.start(work, name)
@@ -149,6 +130,21 @@ class Controller:
             if failed.done():
                 await failed
             log.info("draining")
+
+    async def _opened(self, stop: asyncio.Event) -> bool:
+        """Get what signs, which may have to wait for an API server; False if the process is told to end before."""
+
+        async def open_both() -> None:
+            await self.authority.open()
+            await self.certificate.open()
+
+        async with Background() as tasks:
+            opened = tasks.run_once(open_both(), "opening")
+            stopped = tasks.run_once(stop.wait(), "stop")
+            await asyncio.wait({opened, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if opened.done():
+                opened.result()
+            return opened.done()
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -161,7 +157,10 @@ class Controller:
             debug_routes(self.config, self.hub, self.captures, self.status, self.announced),
         )
         async with monitoring, debug:
-            self.port = self.server.add_secure_port(serve.listen, self.certificate.credentials())
+            self.port = self.server.add_secure_port(
+                serve.listen,
+                self.certificate.credentials(nodes_show_certificates=self.config.callers.auth == "certificates"),
+            )
             await self.server.start()
             log.info("listening on %s (port %d), metrics on %s", serve.listen, self.port, serve.metrics_listen)
             try:

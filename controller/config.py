@@ -1,6 +1,6 @@
 """Settings of the controller."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,6 +10,8 @@ from mesh.identity import DEFAULT_TRUST_DOMAIN, Identity, InvalidIdentity
 from mesh.settings import load, setting
 
 SOURCES = ("files", "kubernetes")
+AUTH = ("certificates", "tokens")
+AUTHORITIES = ("local", "kubernetes", "cert-manager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,37 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CallersConfig:
+    """Who may call, and how callers prove who they are."""
+
+    auth: str = setting("certificates", "what callers show: certificates (of nodes) or tokens (of service accounts)")
+    token_audiences: tuple[str, ...] = setting(
+        ("culvert-ca",), "audiences of which a token must have one; add istio-ca for Istio's own ztunnel"
+    )
+    node_accounts: tuple[str, ...] = setting(
+        ("culvert-system/culvert-node",), "namespace/name of service accounts that act for the pods of their node"
+    )
+    reader_accounts: tuple[str, ...] = setting(
+        (), "namespace/name of service accounts that may have configuration, but no identity besides their own"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AuthorityConfig:
     """How certificates are made."""
 
+    ca: str = setting("local", "what signs: local (files), kubernetes (Secret culvert-ca or cacerts) or cert-manager")
     ca_dir: Path | None = setting(None, "directory with an issuer in the layout of Istio's cacerts (default: own root)")
+    ca_namespace: str = setting("culvert-system", "namespace of the CA's Secrets, ConfigMap and CertificateRequests")
+    root_distribution_s: float = setting(
+        86_400.0, "how long everybody gets to learn a new root before it signs; a day: also who learns by renewing"
+    )
+    root_retirement_s: float = setting(
+        0.0, "how long a root that signs no more stays trusted; 0: --longest-leaf-ttl-s, the life of its last leaf"
+    )
+    issuer_name: str = setting("", "cert-manager: name of the issuer")
+    issuer_kind: str = setting("ClusterIssuer", "cert-manager: kind of the issuer")
+    issuer_group: str = setting("cert-manager.io", "cert-manager: API group of the issuer")
     leaf_ttl_s: int = setting(86_400, "lifetime of workload certificates that ask for none, seconds")
     longest_leaf_ttl_s: int = setting(90 * 86_400, "longest lifetime of any leaf, seconds")
 
@@ -79,6 +108,7 @@ class Config:
     election: ElectionConfig = field(default_factory=ElectionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    callers: CallersConfig = field(default_factory=CallersConfig)
     authority: AuthorityConfig = field(default_factory=AuthorityConfig)
     logs: setting_groups.Logs = field(default_factory=setting_groups.Logs)
 
@@ -146,10 +176,34 @@ def _faults(config: Config) -> list[str]:
         faults.append("--elect: needs --source kubernetes, where the Lease is")
     if not config.election.lease_namespace:
         faults.append("--lease-namespace: is empty")
-    faults += config.logs.faults()
-    if not 0 < config.authority.leaf_ttl_s <= config.authority.longest_leaf_ttl_s:
-        faults.append("--leaf-ttl-s: must be above 0 and not above --longest-leaf-ttl-s")
+    faults += [*config.logs.faults(), *_callers_faults(config.callers), *_authority_faults(config.authority)]
     return faults
+
+
+def _callers_faults(callers: CallersConfig) -> Iterator[str]:
+    if callers.auth not in AUTH:
+        yield f"--auth: {callers.auth!r} is none of {', '.join(AUTH)}"
+    if not callers.token_audiences:
+        yield "--token-audiences: is empty; a token for anybody would do"
+    for flag, accounts in (("node", callers.node_accounts), ("reader", callers.reader_accounts)):
+        for account in accounts:
+            if len(account.split("/")) != 2 or not all(account.split("/")):
+                yield f"--{flag}-accounts: {account!r} is not namespace/name"
+
+
+def _authority_faults(authority: AuthorityConfig) -> Iterator[str]:
+    if authority.ca not in AUTHORITIES:
+        yield f"--ca: {authority.ca!r} is none of {', '.join(AUTHORITIES)}"
+    if authority.ca != "local" and authority.ca_dir is not None:
+        yield f"--ca-dir: is for --ca local; with {authority.ca} an operator's issuer comes from the cluster"
+    if authority.ca == "cert-manager" and not authority.issuer_name:
+        yield "--issuer-name: missing (--ca cert-manager asks this issuer)"
+    if not authority.ca_namespace:
+        yield "--ca-namespace: is empty"
+    if not 0 < authority.leaf_ttl_s <= authority.longest_leaf_ttl_s:
+        yield "--leaf-ttl-s: must be above 0 and not above --longest-leaf-ttl-s"
+    if 0 < authority.root_retirement_s < authority.leaf_ttl_s:
+        yield "--root-retirement-s: leaves of a retired root live for --leaf-ttl-s; it must not be shorter"
 
 
 def _source_faults(source: SourceConfig) -> list[str]:

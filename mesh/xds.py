@@ -22,6 +22,8 @@ from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryRespons
 
 ADDRESS_TYPE = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
+# Culvert's own: which roots are trusted. Only Culvert's ends know it.
+ROOTS_TYPE = "type.googleapis.com/culvert.trust.v1.Roots"
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD = "DeltaAggregatedResources"
@@ -129,21 +131,26 @@ class Subscriber:
     """The node's end of a stream, and what it holds across streams.
 
     It remembers the version of every resource that was applied; a resource that was refused is not remembered and
-    comes again after a reconnect. `wildcard` types are subscribed as a whole; `on_demand` types by name.
+    comes again after a reconnect. `wildcard` types are subscribed as a whole; `on_demand` types by name; `extra` types
+    as a whole too, but not every control plane knows them: nobody waits for their answer, and a stream may do without.
     """
 
-    def __init__(self, node: Node, wildcard: Sequence[str], on_demand: Sequence[str] = ()) -> None:
+    def __init__(
+        self, node: Node, wildcard: Sequence[str], on_demand: Sequence[str] = (), extra: Sequence[str] = ()
+    ) -> None:
         self._node = node
-        self._wildcard = tuple(wildcard)
-        self._types = (*self._wildcard, *on_demand)
+        self._extra = tuple(extra)
+        self._wildcard = (*wildcard, *extra)
+        self._types = (*wildcard, *on_demand, *extra)
         self._names: dict[str, set[str]] = {type_url: set() for type_url in on_demand}
         self._versions: dict[str, dict[str, str]] = {type_url: {} for type_url in self._types}
         self._flows: dict[str, _Flow] = {}
         self._synced: set[str] = set()
 
-    def open(self) -> list[DeltaDiscoveryRequest]:
+    def open(self, *, with_extra: bool = True) -> list[DeltaDiscoveryRequest]:
         """The first requests of a new stream, one per type; whatever stood open on an earlier stream is forgotten."""
-        self._flows = {type_url: _Flow(type_url, RemoteProtocolError) for type_url in self._types}
+        asked = [type_url for type_url in self._types if with_extra or type_url not in self._extra]
+        self._flows = {type_url: _Flow(type_url, RemoteProtocolError) for type_url in asked}
         requests = []
         for type_url, flow in self._flows.items():
             flow.step(Step.REQUEST)
@@ -212,7 +219,11 @@ class Subscriber:
     @property
     def is_synced(self) -> bool:
         """Every type was answered at least once, on this stream or an earlier one: there is something to serve."""
-        return self._synced.issuperset(self._types)
+        return self._synced.issuperset(set(self._types).difference(self._extra))
+
+    def is_answered(self, type_url: str) -> bool:
+        """The type was answered at least once, on this stream or an earlier one."""
+        return type_url in self._synced
 
     def versions(self, type_url: str) -> Mapping[str, str]:
         """Name and version of each resource that is held."""
@@ -275,7 +286,14 @@ class Nacked:
     reason: str
 
 
-Event = Subscribed | Unsubscribed | Acked | Nacked
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """The node asked for a type that is not served here. It gets no answer, and its other types are not disturbed."""
+
+    type_url: str
+
+
+Event = Subscribed | Unsubscribed | Acked | Nacked | Unserved
 
 
 @dataclass(slots=True)
@@ -299,13 +317,13 @@ class Publisher:
 
     def receive(self, request: DeltaDiscoveryRequest) -> list[Event]:
         """What a request means; raises RemoteProtocolError for one that is not possible here."""
-        flow = self._flows.get(request.type_url)
-        if flow is None:
-            raise RemoteProtocolError(f"type {request.type_url!r} is not served here")
         if self.node is None:
             if not request.HasField("node"):
                 raise RemoteProtocolError("the first request of a stream must carry its node")
             self.node = request.node
+        flow = self._flows.get(request.type_url)
+        if flow is None:
+            return [Unserved(request.type_url)]
         events: list[Event] = []
         if request.response_nonce:
             events += self._answered(flow, request)

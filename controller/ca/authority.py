@@ -56,8 +56,19 @@ class Authority:
 
     def __init__(self, issuer: Issuer, lifetimes: Lifetimes, clock: Clock) -> None:
         self.issuer = issuer
+        self.roots = issuer.roots
         self._lifetimes = lifetimes
         self._clock = clock
+
+    def use(self, issuer: Issuer, roots: tuple[x509.Certificate, ...]) -> None:
+        """From now on sign with this issuer, and say that these roots are to be trusted: its own and others."""
+        self.issuer, self.roots = issuer, roots
+
+    async def issue_serving(
+        self, key: keys.IssuerKey, names: Sequence[x509.GeneralName], lifetime: datetime.timedelta
+    ) -> Issued:
+        """A leaf for a server of the control plane itself; raises NotIssued."""
+        return self.sign(key.public_key(), names, lifetime)
 
     async def issue(self, csr_pem: str, identity: Identity, lifetime_s: int) -> Issued:
         """As `sign_request`, for whoever may have to wait for another kind of signer."""
@@ -73,13 +84,12 @@ class Authority:
     def sign(self, key: keys.PublicKey, names: Sequence[x509.GeneralName], lifetime: datetime.timedelta) -> Issued:
         """A leaf that never outlives its issuer or the longest lifetime; raises IssuerExpired."""
         now = self._clock()
-        path = (self.issuer.certificate, *self.issuer.intermediates)
-        horizon = min(one.not_valid_after_utc for one in path)
+        horizon = self.issuer.expires
         until = min(now + min(lifetime, self._lifetimes.longest), horizon)
         if until <= now:
             raise IssuerExpired(f"the issuer of certificates expired {horizon}")
         certificate = keys.make_leaf(key, names, self.issuer.certificate, self.issuer.key, now, until)
-        return Issued(certificate, self.issuer.intermediates, self.issuer.roots)
+        return Issued(certificate, self.issuer.intermediates, self.roots)
 
 
 def _requested_key(csr_pem: str, identity: Identity) -> keys.PublicKey:

@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,21 @@ class Issuer:
         """The roots, one PEM block after the other."""
         return b"".join(map(keys.certificate_pem, self.roots))
 
+    @property
+    def path(self) -> tuple[x509.Certificate, ...]:
+        """The issuer's certificate and what leads from it to a root."""
+        return self.intermediates or (self.certificate,)
+
+    @property
+    def expires(self) -> datetime.datetime:
+        """When the first certificate of the path ends, and with it every leaf."""
+        return min(one.not_valid_after_utc for one in (self.certificate, *self.path))
+
+    @property
+    def anchors(self) -> tuple[x509.Certificate, ...]:
+        """The roots that the path leads to."""
+        return tuple(root for root in self.roots if keys.is_signed_by(self.path[-1], root))
+
 
 def load_or_create_root(state: Path, trust_domain: str, now: datetime.datetime) -> Issuer:
     """The local root of a state directory, made at the first call; raises IssuerUnavailable."""
@@ -55,37 +70,64 @@ def load_or_create_root(state: Path, trust_domain: str, now: datetime.datetime) 
 
 
 def load(folder: Path, now: datetime.datetime) -> Issuer:
-    """An issuer from files named as Istio's `cacerts`; raises IssuerUnavailable.
+    """An issuer from files named as Istio's `cacerts`; raises IssuerUnavailable."""
+    names = [name for name in (_ROOTS, _CHAIN) if (folder / name).exists()]
+    return parse({name: _read(folder, name) for name in (_CERTIFICATE, _KEY, *names)}, str(folder), now)
+
+
+def parse(files: Mapping[str, bytes], where: str, now: datetime.datetime) -> Issuer:
+    """An issuer from the contents of such files; raises IssuerUnavailable, which names the file that is at fault.
 
     A root alone (`ca-cert.pem`, `ca-key.pem`) is an issuer too: then it is its own chain.
     """
-    try:
-        (certificate, *_) = keys.load_certificates(_read(folder, _CERTIFICATE))
-        key = keys.load_key(_read(folder, _KEY))
-        has_roots = (folder / _ROOTS).exists()
-        roots = keys.load_certificates(_read(folder, _ROOTS)) if has_roots else [certificate]
-        chain = keys.load_certificates(_read(folder, _CHAIN)) if (folder / _CHAIN).exists() else [certificate]
-    except keys.InvalidKey as error:
-        raise IssuerUnavailable(f"{folder}: {error}") from error
+    (certificate, *_) = _certificates(files, _CERTIFICATE, where)
+    key = _key(files, where)
+    roots = _certificates(files, _ROOTS, where) if _ROOTS in files else [certificate]
+    chain = _certificates(files, _CHAIN, where) if _CHAIN in files else [certificate]
     if chain[0] != certificate:
         chain.insert(0, certificate)
     intermediates = tuple(item for item in chain if item not in roots)
     issuer = Issuer(certificate, key, intermediates, tuple(roots))
-    _check(issuer, folder, now)
+    _check(issuer, where, now)
     return issuer
 
 
-def _check(issuer: Issuer, folder: Path, now: datetime.datetime) -> None:
+def _certificates(files: Mapping[str, bytes], name: str, where: str) -> list[x509.Certificate]:
+    if name not in files:
+        raise IssuerUnavailable(f"{where}: {name} is missing")
+    try:
+        return keys.load_certificates(files[name])
+    except keys.InvalidKey as error:
+        raise IssuerUnavailable(f"{where}: {name}: {error}") from error
+
+
+def _key(files: Mapping[str, bytes], where: str) -> keys.IssuerKey:
+    if _KEY not in files:
+        raise IssuerUnavailable(f"{where}: {_KEY} is missing")
+    try:
+        return keys.load_key(files[_KEY])
+    except keys.InvalidKey as error:
+        raise IssuerUnavailable(f"{where}: {_KEY}: {error}") from error
+
+
+def new_root(trust_domain: str, now: datetime.datetime) -> Issuer:
+    """A root of our own, not kept anywhere yet."""
+    key = keys.new_key()
+    certificate = keys.make_root(key, trust_domain, now, ROOT_LIFETIME)
+    return Issuer(certificate, key, (), (certificate,))
+
+
+def _check(issuer: Issuer, folder: str, now: datetime.datetime) -> None:
     if not keys.same_key(issuer.certificate, issuer.key):
         raise IssuerUnavailable(f"{folder}: {_KEY} is not the key of {_CERTIFICATE}")
-    path = (*issuer.intermediates, *(() if issuer.intermediates else (issuer.certificate,)))
+    path = issuer.path
     for certificate in path:
         if not keys.is_authority(certificate):
             raise IssuerUnavailable(f"{folder}: {_name(certificate)} may not sign certificates (CA is not true)")
     for lower, upper in itertools.pairwise(path):
         if not keys.is_signed_by(lower, upper):
             raise IssuerUnavailable(f"{folder}: {_name(lower)} is not signed by {_name(upper)}, next in {_CHAIN}")
-    if not any(keys.is_signed_by(path[-1], root) for root in issuer.roots):
+    if not issuer.anchors:
         raise IssuerUnavailable(f"{folder}: {_name(path[-1])} is not signed by any certificate of {_ROOTS}")
     for certificate in {*path, *issuer.roots}:
         if certificate.not_valid_after_utc <= now:
@@ -104,14 +146,13 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _create(folder: Path, trust_domain: str, now: datetime.datetime) -> None:
-    key = keys.new_key()
-    certificate = keys.make_root(key, trust_domain, now, ROOT_LIFETIME)
+    root = new_root(trust_domain, now)
     # mkdtemp makes the directory 0700; nothing in it is reachable under its final name before all is flushed.
     temporary = Path(tempfile.mkdtemp(prefix=".ca-", dir=folder.parent))
     try:
-        _write(temporary / _KEY, keys.key_pem(key), 0o600)
-        _write(temporary / _CERTIFICATE, keys.certificate_pem(certificate), 0o644)
-        _write(temporary / _ROOTS, keys.certificate_pem(certificate), 0o644)
+        _write(temporary / _KEY, keys.key_pem(root.key), 0o600)
+        _write(temporary / _CERTIFICATE, root.roots_pem, 0o644)
+        _write(temporary / _ROOTS, root.roots_pem, 0o644)
         sync_directory(temporary)
         temporary.rename(folder)
         sync_directory(folder.parent)

@@ -228,6 +228,11 @@ class Index:
         """The keys of a node's pods."""
         return set(self._pods_by_node.get(node, ())) if node else set()
 
+    def node_of(self, namespace: str, name: str, uid: str) -> str:
+        """The node of the pod of this name and uid; "" if it is not known."""
+        pod = self.pod(f"{namespace}/{name}")
+        return pod.node if pod is not None and pod.uid == uid and not pod.is_terminal else ""
+
     def runs_on(self, node: str, namespace: str, service_account: str) -> bool:
         """A pod with this service account runs on the node: its ztunnel may hold the identity."""
         pods = (self._objects[Kind.POD][key] for key in self._pods_by_node.get(node, ()) if node)

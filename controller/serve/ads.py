@@ -22,19 +22,24 @@ from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest
 from mesh.xds import (
     ADDRESS_TYPE,
     AUTHORIZATION_TYPE,
+    ROOTS_TYPE,
     Acked,
     Event,
     Nacked,
     Publisher,
     RemoteProtocolError,
     Subscribed,
+    Unserved,
     Unsubscribed,
     encode_response,
 )
 
 log = logging.getLogger(__name__)
 
-_WORDS = {ADDRESS_TYPE: "address", AUTHORIZATION_TYPE: "authorization"}
+_WORDS = {ADDRESS_TYPE: "address", AUTHORIZATION_TYPE: "authorization", ROOTS_TYPE: "roots"}
+
+# Types that are not served and named in the log, per stream.
+_UNSERVED_SAID = 8
 
 
 @dataclass(slots=True)
@@ -63,6 +68,7 @@ class Stream:
         self._greeted: set[str] = set()
         self._sent: dict[str, dict[str, _Sent]] = {type_url: {} for type_url in hub.sets}
         self._settled: dict[str, int] = dict.fromkeys(hub.sets, 0)
+        self._unserved: set[str] = set()
         self._woken = asyncio.Event()
 
     # --- Listener
@@ -102,8 +108,8 @@ class Stream:
 
     def next_response(self) -> bytes | None:
         """The next response to send; None if there is nothing now."""
-        for type_url in (AUTHORIZATION_TYPE, ADDRESS_TYPE):
-            removals = type_url == ADDRESS_TYPE
+        for type_url in (ROOTS_TYPE, AUTHORIZATION_TYPE, ADDRESS_TYPE):
+            removals = type_url != AUTHORIZATION_TYPE
             if (response := self._respond(type_url, removals=removals)) is not None:
                 return response
         if self._is_quiet(ADDRESS_TYPE):
@@ -148,6 +154,11 @@ class Stream:
         self._metrics.pushed_resources.labels(_WORDS[type_url]).inc(len(batch.resources) + len(batch.removed))
 
     def _take(self, event: Event) -> None:
+        if isinstance(event, Unserved):
+            if event.type_url not in self._unserved and len(self._unserved) < _UNSERVED_SAID:
+                self._unserved.add(event.type_url)
+                log.warning("node %s asks for %.200r, which is not served here", self.caller.name, event.type_url)
+            return
         feed = self._feeds[event.type_url]
         match event:
             case Subscribed(names=names, is_first=is_first, held=held):

@@ -14,7 +14,8 @@ import grpc
 from cryptography import x509
 
 from controller.ca import keys, service
-from controller.ca.authority import Authority
+from controller.ca.authority import NotIssued
+from controller.ca.base import CertificateAuthority
 from controller.serve import reports
 from controller.serve.ads import DeltaAds
 from mesh.xds import METHOD, SERVICE
@@ -34,36 +35,67 @@ _OPTIONS = [
 
 SERVING_LIFETIME = datetime.timedelta(hours=24)
 
+_RETRY_S = 1.0
+
 
 class ServingCertificate:
-    """The server's own leaf, renewed at half its life by `keep_fresh`."""
+    """The server's own leaf: made by `open`, renewed at half its life, and when asked to, by `keep_fresh`."""
 
-    def __init__(self, authority: Authority, dns_names: Sequence[str], addresses: Sequence[str]) -> None:
+    def __init__(self, authority: CertificateAuthority, dns_names: Sequence[str], addresses: Sequence[str]) -> None:
         self._authority = authority
         self._names = [
             *(x509.DNSName(name) for name in dns_names),
             *(x509.IPAddress(ip_address(address)) for address in addresses),
         ]
-        self._current = self._issue()
+        self._current: tuple[grpc.ServerCertificateConfiguration, x509.Certificate] | None = None
+        self._wanted = asyncio.Event()
 
-    def credentials(self) -> grpc.ServerCredentials:
+    async def open(self) -> None:
+        """Make the first one, however often that has to be tried."""
+        while self._current is None:
+            try:
+                self._current = await self._issue()
+            except NotIssued as error:
+                log.warning("no serving certificate yet: %s", error)
+                await asyncio.sleep(_RETRY_S)
+
+    def credentials(self, *, nodes_show_certificates: bool) -> grpc.ServerCredentials:
         """Credentials that look at the current certificate at each handshake."""
-        return grpc.dynamic_ssl_server_credentials(self._current[0], self._latest, require_client_authentication=True)
+        return grpc.dynamic_ssl_server_credentials(
+            self._latest(), self._latest, require_client_authentication=nodes_show_certificates
+        )
+
+    def renew(self) -> None:
+        """Make another one now: who signs, or what clients are checked against, has changed."""
+        self._wanted.set()
 
     async def keep_fresh(self) -> None:
         """Renew until cancelled."""
         while True:
+            assert self._current is not None, "opened before"
             lifetime = self._current[1].not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-            await asyncio.sleep(max(lifetime.total_seconds() / 2, 1.0))
-            self._current = self._issue()
+            try:
+                async with asyncio.timeout(max(lifetime.total_seconds() / 2, _RETRY_S)):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            try:
+                self._current = await self._issue()
+            except NotIssued as error:
+                log.warning("the serving certificate is not renewed: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                self._wanted.set()
+                continue
             log.info("serving certificate renewed until %s", self._current[1].not_valid_after_utc)
 
     def _latest(self) -> grpc.ServerCertificateConfiguration:
+        assert self._current is not None, "opened before"
         return self._current[0]
 
-    def _issue(self) -> tuple[grpc.ServerCertificateConfiguration, x509.Certificate]:
+    async def _issue(self) -> tuple[grpc.ServerCertificateConfiguration, x509.Certificate]:
         key = keys.new_key()
-        issued = self._authority.sign(key.public_key(), self._names, SERVING_LIFETIME)
+        issued = await self._authority.issue_serving(key, self._names, SERVING_LIFETIME)
         *chain, roots = issued.pem_chain
         pair = keys.key_pem(key), "".join(chain).encode()
         return grpc.ssl_server_certificate_configuration([pair], roots.encode()), issued.certificate

@@ -17,6 +17,7 @@ from controller.serve.hub import Hub
 from controller.status.report import StatusReport
 from controller.translate.compile import Inputs
 from mesh.enrolment import asked_by
+from mesh.xds import ROOTS_TYPE
 
 # Longer than a healthy node needs, shorter than the time that a request may take (mesh.http).
 LONGEST_WAIT_S = 4.0
@@ -37,7 +38,9 @@ class Announced:
         """The answer, as plain values, after at most so many seconds."""
         deadline = time.monotonic() + min(wait_s, LONGEST_WAIT_S)
         is_read = await _within(deadline, self._read_source())
-        revisions = {type_url: resources.revision for type_url, resources in self._hub.sets.items()}
+        revisions = {
+            type_url: resources.revision for type_url, resources in self._hub.sets.items() if type_url != ROOTS_TYPE
+        }
         await _within(deadline, self._until_taken(revisions))
         return {
             "source_read": is_read,

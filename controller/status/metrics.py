@@ -28,6 +28,11 @@ class Metrics:
         self.certificates = self._counter("certificates_issued", "Certificates signed for workloads")
         self.refusals = self._counter("certificates_refused", "Certificate requests refused", "reason")
         self.leader = self._gauge("leader", "This controller writes status, secrets and config maps (1), or another")
+        self.ca_expiry = self._gauge(
+            "ca_expiry_timestamp_seconds", "When what signs certificates ends, seconds of the epoch", "certificate"
+        )
+        self.ca_roots = self._gauge("ca_roots", "Roots that the mesh trusts now")
+        self.ca_phase = self._gauge("ca_phase", "1 for the phase that the rotation of roots is in", "phase")
         self.callers_refused = self._counter("callers_refused", "Calls of nobody who may make them", "reason")
         self.source_errors = self._gauge("source_errors", "Malformed files, documents and objects now")
         self.policies_rejected = self._gauge("policies_not_accepted", "Policies of which nothing is enforced")

@@ -48,6 +48,7 @@ class ApiAlone:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         left = cgroups.kill(self.place.name)
+        self._daemons.reap()
         assert not left, f"processes of {self.place.name} do not end: {left}"
         cgroups.remove(self.place.name)
         shutil.rmtree(self.place.state, ignore_errors=True)

@@ -49,6 +49,12 @@ class Daemons:
             if process.poll() is not None:
                 raise Ended(f"{name} ended with status {process.returncode}:\n{tail(self.log(name))}")
 
+    def reap(self) -> None:
+        """Take notice that all have ended, by whoever ended them."""
+        for process in self._running.values():
+            process.wait(10)
+        self._running.clear()
+
     def stop(self, name: str, deadline_s: float = 10.0) -> None:
         """End one daemon, kindly first."""
         process = self._running.pop(name)

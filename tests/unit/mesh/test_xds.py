@@ -8,6 +8,7 @@ from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryRespons
 from mesh.xds import (
     ADDRESS_TYPE,
     AUTHORIZATION_TYPE,
+    ROOTS_TYPE,
     TRANSITIONS,
     Acked,
     LocalProtocolError,
@@ -18,6 +19,7 @@ from mesh.xds import (
     Step,
     Subscribed,
     Subscriber,
+    Unserved,
     Unsubscribed,
     encode_resource,
     encode_response,
@@ -220,10 +222,30 @@ def test_nonce_of_an_earlier_stream_in_a_first_request_means_nothing() -> None:
     assert events == [Subscribed(ADDRESS_TYPE, (), True, {})]
 
 
+def test_a_type_that_is_not_served_disturbs_no_other() -> None:
+    publisher = Publisher([ADDRESS_TYPE])
+    with pytest.raises(RemoteProtocolError, match="node"):
+        publisher.receive(DeltaDiscoveryRequest(type_url="type.googleapis.com/x"))
+    (event,) = publisher.receive(DeltaDiscoveryRequest(node=NODE, type_url="type.googleapis.com/x"))
+    assert event == Unserved("type.googleapis.com/x")
+    publisher.receive(DeltaDiscoveryRequest(type_url=ADDRESS_TYPE))
+    assert publisher.may_send(ADDRESS_TYPE)
+
+
+def test_an_extra_type_is_asked_for_and_not_waited_for() -> None:
+    subscriber = Subscriber(NODE, [ADDRESS_TYPE], extra=[ROOTS_TYPE])
+    assert [request.type_url for request in subscriber.open()] == [ADDRESS_TYPE, ROOTS_TYPE]
+    subscriber.answer(subscriber.receive(DeltaDiscoveryResponse(type_url=ADDRESS_TYPE, nonce="1")))
+    assert subscriber.is_synced
+    assert not subscriber.is_answered(ROOTS_TYPE)
+    assert [request.type_url for request in subscriber.open(with_extra=False)] == [ADDRESS_TYPE]
+    with pytest.raises(RemoteProtocolError, match="not subscribed"):
+        subscriber.receive(DeltaDiscoveryResponse(type_url=ROOTS_TYPE, nonce="1"))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
-        DeltaDiscoveryRequest(type_url="type.googleapis.com/x"),
         DeltaDiscoveryRequest(type_url=ADDRESS_TYPE, response_nonce="99"),
         DeltaDiscoveryRequest(type_url=ADDRESS_TYPE, resource_names_subscribe=["a", "b", "c", "d"]),
     ],

@@ -1,0 +1,228 @@
+"""Callers with service account tokens, judged by a real API server."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from controller.app import Controller
+from controller.config import AuthorityConfig, CallersConfig, Config, ServeConfig, SourceConfig
+from controller.kube.resources import PODS
+from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
+from mesh.xds import ADDRESS_TYPE, DELTA_METHOD
+from tests.cluster.alone import ApiAlone
+from tests.cluster.mesh_objects import Objects, with_times
+from tests.unit.controller.ca.test_authority import csr, p256
+from tests.unit.controller.nodes import Manifests, pod, running
+
+pytestmark = pytest.mark.slow
+
+CREATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
+
+
+def config(tmp_path: Path, server: ApiAlone, namespace: str) -> Config:
+    (tmp_path / "manifests").mkdir(exist_ok=True)
+    return Config(
+        state=tmp_path / "state",
+        drain_s=0.2,
+        source=SourceConfig(manifests=tmp_path / "manifests", kubeconfig=server.kubeconfig),
+        serve=ServeConfig(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", debug_listen="127.0.0.1:0"),
+        callers=CallersConfig(auth="tokens", node_accounts=(f"{namespace}/culvert-node",)),
+        authority=AuthorityConfig(ca="kubernetes", ca_namespace=namespace),
+    )
+
+
+class Caller:
+    """A process with a token; it trusts what it is told to."""
+
+    def __init__(self, controller: Controller, roots: bytes, token: str) -> None:
+        self._address = f"127.0.0.1:{controller.port}"
+        self._roots = roots
+        self._metadata = (("authorization", f"Bearer {token}"), ("clusterid", "Kubernetes"))
+
+    @contextlib.asynccontextmanager
+    async def _channel(self) -> AsyncIterator[Any]:
+        proof = grpc.ssl_channel_credentials(self._roots)
+        async with grpc.aio.secure_channel(self._address, proof) as channel:
+            yield channel
+
+    async def ask(self, identity: str = "") -> grpc.StatusCode:
+        """Ask for a certificate: of an identity, or of its own."""
+        message = IstioCertificateRequest(csr=csr(p256()), validity_duration=3600)
+        if identity:
+            message.metadata["ImpersonatedIdentity"] = identity
+        async with self._channel() as channel:
+            method: Any = channel.unary_unary(
+                CREATE,
+                request_serializer=IstioCertificateRequest.SerializeToString,
+                response_deserializer=IstioCertificateResponse.FromString,
+            )
+            try:
+                await method(message, metadata=self._metadata, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+        return grpc.StatusCode.OK
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[Any]:
+        """An open stream that has been answered once."""
+        async with self._channel() as channel:
+            method: Any = channel.stream_stream(
+                DELTA_METHOD,
+                request_serializer=DeltaDiscoveryRequest.SerializeToString,
+                response_deserializer=DeltaDiscoveryResponse.FromString,
+            )
+            call = method(metadata=self._metadata)
+            await call.write(DeltaDiscoveryRequest(type_url=ADDRESS_TYPE, node=Node(id="n")))
+            yield call
+            call.cancel()
+
+
+class Stage:
+    """A controller, a node with its component's pod, and a pod of each of two nodes."""
+
+    def __init__(self, server: ApiAlone, controller: Controller, objects: Objects, node: str, roots: bytes) -> None:
+        self.server, self.controller, self.objects, self.node, self.roots = server, controller, objects, node, roots
+        self.pod = ("", "")
+
+    async def token(self, account: str = "culvert-node", audience: str = "culvert-ca") -> str:
+        return await self.objects.token(account, audience, self.pod if account == "culvert-node" else None)
+
+    def caller(self, token: str) -> Caller:
+        return Caller(self.controller, self.roots, token)
+
+    def identity(self, account: str, namespace: str = "shop") -> str:
+        return f"spiffe://cluster.local/ns/{namespace}/sa/{account}"
+
+    def counted(self, metric: str, reason: str) -> bool:
+        line = f'culvert_controller_{metric}_total{{reason="{reason}"}}'
+        return line.encode() in self.controller.metrics.render()
+
+
+@contextlib.asynccontextmanager
+async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
+    objects = await Objects.make(server.api())
+    node = await objects.node()
+    await objects.account("culvert-node")
+    await objects.account("web")
+    settings = config(tmp_path, server, objects.namespace)
+    manifests = Manifests(tmp_path / "manifests")
+    manifests.write("pods", pod("web", "10.0.0.1", node), pod("far", "10.0.0.2", "node-b"))
+    async with running(settings) as controller:
+        roots = (await objects.api.get(*_ca_roots(objects.namespace)))["data"]["root-cert.pem"]
+        one = Stage(server, controller, objects, node, _decode(roots))
+        one.pod = ("culvert-node-x", await objects.pod("culvert-node-x", "culvert-node", node))
+        yield one
+
+
+def _ca_roots(namespace: str) -> tuple[Any, str, str]:
+    from controller.kube.resources import SECRETS  # noqa: PLC0415
+
+    return SECRETS, "culvert-ca", namespace
+
+
+def _decode(text: str) -> bytes:
+    import base64  # noqa: PLC0415
+
+    return base64.b64decode(text)
+
+
+def test_a_node_component_gets_the_identities_of_its_node_and_no_other(api_server: ApiAlone, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with stage(api_server, tmp_path) as one:
+            caller = one.caller(await one.token())
+            assert await caller.ask(one.identity("web")) is grpc.StatusCode.OK
+            assert await caller.ask(one.identity("far")) is DENIED
+            assert one.counted("certificates_refused", "not_on_node")
+            async with caller.stream() as call:
+                answer = await call.read()
+                assert {resource.name for resource in answer.resources} >= {"Kubernetes//Pod/shop/web"}
+
+    asyncio.run(test())
+
+
+def test_a_workload_gets_its_own_identity_and_nothing_else(api_server: ApiAlone, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with stage(api_server, tmp_path) as one:
+            caller = one.caller(await one.token("web"))
+            own = one.identity("web", one.objects.namespace)
+            assert await caller.ask() is grpc.StatusCode.OK
+            assert await caller.ask(own) is grpc.StatusCode.OK
+            assert await caller.ask(one.identity("web")) is DENIED
+            assert one.counted("certificates_refused", "not_own")
+            async with caller.stream() as call:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call.read()
+                assert caught.value.code() is DENIED
+
+    asyncio.run(test())
+
+
+def test_tokens_that_are_not_good(api_server: ApiAlone, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with stage(api_server, tmp_path) as one:
+            web = one.identity("web")
+            good = await one.token()
+            now = int(time.time())
+            for bad in (
+                await one.token(audience="api"),
+                with_times(api_server, good, exp=now - 60, iat=now - 700, nbf=now - 700),
+                good[:-6] + "AAAAAA",
+                "a.b.c",
+            ):
+                assert await one.caller(bad).ask(web) is UNAUTHENTICATED
+            assert one.counted("callers_refused", "token")
+            assert await one.caller(good).ask(web) is grpc.StatusCode.OK
+
+    asyncio.run(test())
+
+
+def test_a_token_ends_with_its_pod(api_server: ApiAlone, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with stage(api_server, tmp_path) as one:
+            token = await one.token()
+            await one.objects.api.delete(PODS, one.pod[0], one.objects.namespace)
+            assert await one.caller(token).ask(one.identity("web")) is UNAUTHENTICATED
+
+    asyncio.run(test())
+
+
+def test_a_token_that_is_bound_to_no_pod_makes_no_node(api_server: ApiAlone, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with stage(api_server, tmp_path) as one:
+            token = await one.objects.token("culvert-node")
+            assert await one.caller(token).ask(one.identity("web")) is UNAUTHENTICATED
+            assert one.counted("callers_refused", "node_unknown")
+
+    asyncio.run(test())
+
+
+def test_while_the_api_server_is_away_nobody_is_refused_and_open_streams_stay(
+    api_server: ApiAlone, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with stage(api_server, tmp_path) as one:
+            known, fresh = await one.token(), with_times(api_server, await one.token(), iat=int(time.time()) - 1)
+            caller = one.caller(known)
+            async with caller.stream() as call:
+                first = await call.read()
+                await call.write(DeltaDiscoveryRequest(type_url=ADDRESS_TYPE, response_nonce=first.nonce))
+                await asyncio.to_thread(api_server.stop_api)
+                try:
+                    assert await one.caller(fresh).ask(one.identity("web")) is grpc.StatusCode.UNAVAILABLE
+                    assert await caller.ask(one.identity("web")) is grpc.StatusCode.OK  # judged a moment ago
+                    Manifests(tmp_path / "manifests").write("new", pod("new", "10.0.0.9", one.node))
+                    second = await asyncio.wait_for(call.read(), 10)
+                    assert [resource.name for resource in second.resources] == ["Kubernetes//Pod/shop/new"]
+                finally:
+                    await asyncio.to_thread(api_server.start_api)
+            assert await one.caller(fresh).ask(one.identity("web")) is grpc.StatusCode.OK
+
+    asyncio.run(test())
