@@ -6,11 +6,11 @@ from typing import Any
 from controller.config import Config
 from controller.election import Alone, Election
 from controller.index.index import Index
-from controller.kube.api import Api
 from controller.sources.kubernetes import KubernetesSource
 from controller.status.events import Events
 from controller.status.metrics import Metrics
 from controller.status.writer import StatusWriter
+from mesh.kube.api import Api
 
 
 class Cluster:

@@ -13,12 +13,12 @@ from controller.ca.local import LocalAuthority
 from controller.ca.trust import Overlap
 from controller.config import Config
 from controller.index.index import Index
-from controller.kube.api import Api
 from controller.serve.callers import Authenticator, NodeCertificates
 from controller.serve.hub import Hub
 from controller.serve.reviews import ApiReviewer
 from controller.serve.tokens import Accounts, ServiceAccountTokens, TokenReviews
 from controller.status.metrics import Metrics
+from mesh.kube.api import Api
 
 
 def utc_now() -> datetime.datetime:

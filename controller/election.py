@@ -19,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from controller.kube.api import Api, Document
-from controller.kube.errors import ApiFault, Conflict, NotFound
-from controller.kube.resources import LEASES
+from mesh.kube.api import Api, Document
+from mesh.kube.errors import ApiFault, Conflict, NotFound
+from mesh.kube.resources import LEASES
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from controller.status.metrics import Metrics
 from mesh.identity import Identity
 
 if TYPE_CHECKING:
-    from controller.kube.api import Api
+    from mesh.kube.api import Api
 
 
 class ClusterAuthority:

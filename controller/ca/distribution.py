@@ -16,12 +16,12 @@ from cryptography import x509
 
 from controller.ca import keys
 from controller.ca.trust import Trust
-from controller.kube.api import Api
-from controller.kube.errors import ApiFault, Conflict, NotFound
-from controller.kube.resources import CONFIG_MAPS
 from controller.serve.hub import Hub
 from controller.status.metrics import Metrics
 from controller.translate.compile import Resource
+from mesh.kube.api import Api
+from mesh.kube.errors import ApiFault, Conflict, NotFound
+from mesh.kube.resources import CONFIG_MAPS
 from mesh.wire.trust_pb2 import Roots
 from mesh.xds import ROOTS_TYPE, encode_resource
 

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from controller.ca import vault
 from controller.ca.issuer import IssuerUnavailable
 from controller.ca.trust import Overlap, Trust, TrustedRoot, Wish, advance, first
-from controller.kube.api import Api, Selection
-from controller.kube.backoff import Backoff
-from controller.kube.errors import ApiFault, Conflict, NotFound
-from controller.kube.follow import Follow, is_before
-from controller.kube.resources import SECRETS
 from mesh.aio import Background
+from mesh.kube.api import Api, Selection
+from mesh.kube.backoff import Backoff
+from mesh.kube.errors import ApiFault, Conflict, NotFound
+from mesh.kube.follow import Follow, is_before
+from mesh.kube.resources import SECRETS
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""The one place that knows Kubernetes' client: requests by meaning, lists in pages, watches, all awaitable.
+"""Moved to mesh.kube, because the node agent needs it too: the old name, for work that was begun under it."""
 
-The official client finds the API server and proves who we are (kubeconfig with its plug-ins, or the pod's own service
-account); its generated models are not used: a document stays the mapping that its JSON is. `api` makes requests,
-`watch` reads one stream of events, `follow` keeps a collection followed whatever happens, `errors` says what failed.
-"""
+import importlib
+import sys
+
+for _name in ("errors", "resources", "threads", "backoff", "transport", "watch", "api", "follow"):
+    sys.modules[f"{__name__}.{_name}"] = importlib.import_module(f"mesh.kube.{_name}")

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controller.kube.api import Api
-from controller.kube.errors import ApiFault
-from controller.kube.resources import TOKEN_REVIEWS
 from controller.serve.tokens import ReviewUnavailable
+from mesh.kube.api import Api
+from mesh.kube.errors import ApiFault
+from mesh.kube.resources import TOKEN_REVIEWS
 
 # A call of a node waits for this; its own deadline is longer.
 TIMEOUT_S = 5.0

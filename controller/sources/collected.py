@@ -11,9 +11,9 @@ from typing import Any
 from controller.index.fields import ObjectFault
 from controller.index.objects import NAMESPACED, Change, Kind, Object
 from controller.index.parse import key_of, parse
-from controller.kube.follow import is_before
-from controller.kube.resources import Resource
 from controller.sources.base import STATUS_KINDS, Fault, Written
+from mesh.kube.follow import is_before
+from mesh.kube.resources import Resource
 
 
 @dataclass(frozen=True, slots=True)

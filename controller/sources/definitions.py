@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from controller.kube.api import Api
-from controller.kube.resources import DEFINITIONS, Resource
+from mesh.kube.api import Api
+from mesh.kube.resources import DEFINITIONS, Resource
 
 
 class Definitions:

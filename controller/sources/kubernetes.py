@@ -1,6 +1,6 @@
 """A Kubernetes API server as a source: every kind that the mesh is made of, listed and watched.
 
-Each kind is followed for itself (controller.kube.follow); what they find is gathered for a moment and goes on as one
+Each kind is followed for itself (mesh.kube.follow); what they find is gathered for a moment and goes on as one
 batch. The first batch waits until every kind is listed or known not to be defined: a world in which the policies are
 missing because their list was slow must never be announced.
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from controller.index.objects import Change, Kind
-from controller.kube import resources
-from controller.kube.api import Api, Selection
-from controller.kube.errors import ApiFault
-from controller.kube.follow import Follow, Pace
-from controller.kube.resources import Resource
 from controller.sources.base import STATUS_KINDS, Fault, ObjectKey, Sink, Written
 from controller.sources.collected import Collected, Item, reduce
 from controller.sources.definitions import Definitions, name_and_version, served
+from mesh.kube import resources
+from mesh.kube.api import Api, Selection
+from mesh.kube.errors import ApiFault
+from mesh.kube.follow import Follow, Pace
+from mesh.kube.resources import Resource
 
 log = logging.getLogger(__name__)
 

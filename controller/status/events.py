@@ -13,9 +13,9 @@ import socket
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from controller.kube.api import Api, Document
-from controller.kube.errors import ApiFault, Conflict
-from controller.kube.resources import EVENTS
+from mesh.kube.api import Api, Document
+from mesh.kube.errors import ApiFault, Conflict
+from mesh.kube.resources import EVENTS
 
 log = logging.getLogger(__name__)
 

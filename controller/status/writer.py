@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from controller.election import WRITE_TIMEOUT_S, Leadership
 from controller.index.index import Index
-from controller.kube.api import Api
-from controller.kube.backoff import Backoff
-from controller.kube.errors import ApiFault, Conflict, Invalid, NotFound
-from controller.kube.resources import Resource
 from controller.sources.base import Fault, ObjectKey, Source
 from controller.status.conditions import PLURALS, Patch, patches
+from mesh.kube.api import Api
+from mesh.kube.backoff import Backoff
+from mesh.kube.errors import ApiFault, Conflict, Invalid, NotFound
+from mesh.kube.resources import Resource
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from controller.kube.api import Api
+from mesh.kube.api import Api
 from tests.cluster.kube import binaries, cgroups
 from tests.cluster.kube.api_server import HOST, ApiServer, Ports, free_ports
 from tests.cluster.kube.credentials import Credentials

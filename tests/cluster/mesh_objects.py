@@ -9,9 +9,9 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from controller.kube.api import Api
-from controller.kube.resources import NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, Resource
-from controller.kube.transport import Call
+from mesh.kube.api import Api
+from mesh.kube.resources import NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, Resource
+from mesh.kube.transport import Call
 from tests.cluster.alone import ApiAlone
 
 _numbers = itertools.count(1)

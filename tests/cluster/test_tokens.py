@@ -12,7 +12,7 @@ import pytest
 
 from controller.app import Controller
 from controller.config import AuthorityConfig, CallersConfig, Config, ServeConfig, SourceConfig
-from controller.kube.resources import PODS
+from mesh.kube.resources import PODS
 from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from mesh.xds import ADDRESS_TYPE, DELTA_METHOD
@@ -123,7 +123,7 @@ async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 def _ca_roots(namespace: str) -> tuple[Any, str, str]:
-    from controller.kube.resources import SECRETS  # noqa: PLC0415
+    from mesh.kube.resources import SECRETS  # noqa: PLC0415
 
     return SECRETS, "culvert-ca", namespace
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from controller.kube.api import Api
+from mesh.kube.api import Api
 
 Document = dict[str, Any]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from controller.election import LEASE, Election, Times
-from controller.kube.api import Api
 from mesh.aio import Background
+from mesh.kube.api import Api
 from tests.unit.controller.fake_api import Answer, Document, FakeApi, Request, refusal
 from tests.unit.controller.nodes import until
 

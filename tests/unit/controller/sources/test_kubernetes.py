@@ -13,7 +13,6 @@ import yaml
 from controller.index.captures import Captures
 from controller.index.index import Index
 from controller.index.objects import Action, Change, Kind, Object
-from controller.kube.follow import Pace
 from controller.pipeline import Pipeline
 from controller.serve.hub import Hub
 from controller.serve.store import ResourceSet
@@ -23,6 +22,7 @@ from controller.sources.kubernetes import KubernetesSource
 from controller.status.metrics import Metrics
 from controller.translate.compile import Inputs
 from mesh.aio import Background
+from mesh.kube.follow import Pace
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from tests.unit.controller import recorded
 from tests.unit.controller.fake_api import Document, FakeApi, Request, definition, refusal

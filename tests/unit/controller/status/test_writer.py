@@ -9,12 +9,12 @@ from typing import Any
 
 from controller.index.index import Index
 from controller.index.objects import Change
-from controller.kube.backoff import Backoff
-from controller.kube.follow import Pace
 from controller.sources.base import Fault
 from controller.sources.kubernetes import KubernetesSource
 from controller.status.writer import StatusWriter
 from mesh.aio import Background
+from mesh.kube.backoff import Backoff
+from mesh.kube.follow import Pace
 from tests.unit.controller.fake_api import Document, FakeApi, Request, refusal
 from tests.unit.controller.nodes import policy, until
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from controller.kube.api import Selection
-from controller.kube.errors import NotFound
-from controller.kube.follow import Follow, Pace, is_before
-from controller.kube.resources import AUTHORIZATION_POLICIES, PODS
 from mesh.aio import Background
+from mesh.kube.api import Selection
+from mesh.kube.errors import NotFound
+from mesh.kube.follow import Follow, Pace, is_before
+from mesh.kube.resources import AUTHORIZATION_POLICIES, PODS
 from tests.unit.controller.fake_api import Answer, Document, FakeApi, Request, refusal
 from tests.unit.controller.nodes import pod, until
 

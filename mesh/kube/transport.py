@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from controller.kube.errors import Unavailable, of_answer
+from mesh.kube.errors import Unavailable, of_answer
 
 # Watches of every kind, and what runs beside them.
 MAX_CONNECTIONS = 64

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from controller.kube.api import Api, Selection
-from controller.kube.backoff import Backoff
-from controller.kube.errors import ApiFault, Gone, NotFound, Unavailable
-from controller.kube.watch import DELETED, OPENED, SILENCE_S, Event, Watch, WatchEnded
+from mesh.kube.api import Api, Selection
+from mesh.kube.backoff import Backoff
+from mesh.kube.errors import ApiFault, Gone, NotFound, Unavailable
+from mesh.kube.watch import DELETED, OPENED, SILENCE_S, Event, Watch, WatchEnded
 
 log = logging.getLogger(__name__)
 

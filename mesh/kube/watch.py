@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 
 import urllib3
 
-from controller.kube import errors
-from controller.kube.api import METADATA, Selection
-from controller.kube.threads import Channel, Closed
-from controller.kube.transport import JSON, Call, Transport
+from mesh.kube import errors
+from mesh.kube.api import METADATA, Selection
+from mesh.kube.threads import Channel, Closed
+from mesh.kube.transport import JSON, Call, Transport
 
 T = TypeVar("T")
 

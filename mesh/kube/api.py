@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from controller.kube import threads
-from controller.kube.resources import Resource
-from controller.kube.transport import JSON, Call, Transport, connect
+from mesh.kube import threads
+from mesh.kube.resources import Resource
+from mesh.kube.transport import JSON, Call, Transport, connect
 
 T = TypeVar("T")
 
