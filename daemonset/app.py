@@ -131,7 +131,9 @@ def _no_guard(setting: str) -> str:
 def _controller_link(config: Config) -> ControllerLink:
     control = config.control
     directory = config.place.runtime / "credentials"
-    return ControllerLink(control.controller, control.controller_name, directory, control.token, control.cluster_id)
+    return ControllerLink(
+        control.controller, control.controller_name, directory, control.token, control.cluster_id, control.roots
+    )
 
 
 async def _load_programs(config: Config) -> str:

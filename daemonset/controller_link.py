@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from daemonset.reports import ControllerAway, ReportStream
+from daemonset.reports import ControllerAway, ReportStream, StreamOver
 from mesh.wire import agent_pb2 as wire
 
 METHOD = "/culvert.agent.v1.CaptureReports/Report"
@@ -32,6 +32,8 @@ class _GrpcStream:
             answer = await self._call.read()
             if not isinstance(answer, wire.CaptureAck):  # grpc.aio.EOF
                 code, details = await self._call.code(), await self._call.details()
+                if code.value[0] == 0:
+                    raise StreamOver("the stream had its time, connecting anew")
                 raise ControllerAway(f"it has ended the stream: {code.name.lower()} {details}".rstrip())
         return answer
 
@@ -50,11 +52,14 @@ class _GrpcStream:
 class ControllerLink:
     """Opens report streams to the controller over gRPC, with whatever credentials are on disk then."""
 
-    def __init__(self, address: str, name: str, directory: Path, token: Path | None, cluster_id: str) -> None:
+    def __init__(
+        self, address: str, name: str, directory: Path, token: Path | None, cluster_id: str, roots: Path | None = None
+    ) -> None:
         self._address = address
         self._name = name
         self._directory = directory
         self._token = token
+        self._roots = roots
         self._cluster_id = cluster_id
 
     @contextlib.asynccontextmanager
@@ -62,7 +67,7 @@ class ControllerLink:
         """A stream on a channel of its own; raises ControllerAway."""
         from mesh import channel  # noqa: PLC0415 - gRPC costs 16 MB: only when there is a controller to talk to
 
-        credentials = channel.Credentials(self._directory, self._token, self._cluster_id)
+        credentials = channel.Credentials(self._directory, self._token, self._cluster_id, self._roots)
         stamp = credentials.stamp()
         try:
             made = channel.open_channel(self._address, self._name, credentials)

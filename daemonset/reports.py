@@ -28,6 +28,10 @@ class ControllerAway(Exception):
     """The stream has ended or never began; the text says why."""
 
 
+class StreamOver(ControllerAway):
+    """The stream ended as streams do; another one follows."""
+
+
 class ReportStream(Protocol):
     """One stream to the controller; both raise ControllerAway."""
 
@@ -88,6 +92,8 @@ class Reports:
             try:
                 async with self._open_stream() as stream:
                     await self._converse(stream)
+            except StreamOver as over:
+                log.info("controller: %s", over)
             except ControllerAway as away:
                 if self.connected or self.fault != str(away):
                     log.warning("controller: %s", away)
@@ -142,7 +148,7 @@ class Reports:
     async def _watch_credentials(self, stream: ReportStream) -> None:
         while not stream.is_stale():  # noqa: ASYNC110 - files have no event
             await asyncio.sleep(CREDENTIALS_CHECK_S)
-        raise ControllerAway("credentials were renewed, connecting anew")
+        raise StreamOver("credentials were renewed, connecting anew")
 
     def _report(self, generation: int) -> wire.CaptureReport:
         report = wire.CaptureReport(node=self._node, generation=generation)

@@ -1,7 +1,8 @@
 """The gRPC channel of a node's process to the controller.
 
 Who we are is a client certificate, a bearer token, or both; who the controller is, its certificate says against the
-mesh root. Files are read again each time a channel is made, so a renewed credential needs no restart.
+mesh's roots. Files are read again each time a channel is made, so renewed credentials and roots need no restart; that
+kubelet replaces a mounted directory by swapping a link is a replacement like any other.
 """
 
 import contextlib
@@ -33,9 +34,15 @@ class CredentialFault(Exception):
 class Credentials:
     """Where a process finds what it shows to the controller and what it trusts."""
 
-    directory: Path  # roots.pem, and cert.pem with key.pem unless only a token is used
+    directory: Path  # cert.pem with key.pem unless only a token is used, and roots.pem unless `roots` says where else
     token: Path | None = None
     cluster_id: str = "Kubernetes"
+    roots: Path | None = None  # a file
+
+    @property
+    def roots_file(self) -> Path:
+        """What the controller's certificate is checked against."""
+        return self.roots or self.directory / "roots.pem"
 
     def metadata(self) -> Sequence[tuple[str, str]]:
         """Call metadata; the token is read anew, because kubelet replaces it."""
@@ -47,15 +54,17 @@ class Credentials:
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Changes when a credential file is replaced: then a new channel is due."""
         found = []
-        for name in ("cert.pem", "key.pem", "roots.pem"):
+        for path in (self.directory / "cert.pem", self.directory / "key.pem", self.roots_file):
             with contextlib.suppress(OSError):
-                status = (self.directory / name).stat()
+                status = path.stat()
                 found.append((status.st_ino, status.st_mtime_ns))
         return tuple(found)
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """TLS credentials for a new channel; raises CredentialFault."""
-        roots = _read(self.directory / "roots.pem")
+        roots = _read(self.roots_file)
+        if b"-----BEGIN CERTIFICATE-----" not in roots:  # gRPC would trust the system's roots instead of none
+            raise CredentialFault(f"credential {self.roots_file}: no certificate in it")
         certificate = self.directory / "cert.pem"
         if self.token is not None and not certificate.exists():
             return grpc.ssl_channel_credentials(root_certificates=roots)

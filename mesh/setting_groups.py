@@ -19,6 +19,10 @@ class Control:
         "culvert-controller.culvert-system.svc", "DNS name that the controller's certificate must carry"
     )
     token: Path | None = setting(None, "file with a service account token, sent as bearer token; unset: none")
+    roots: Path | None = setting(
+        None,
+        "file with the roots of the controller's certificate; unset: credentials/roots.pem of the runtime directory",
+    )
 
     def faults(self) -> list[str]:
         """What is wrong with it, one line each."""

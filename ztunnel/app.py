@@ -18,6 +18,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from bpf.plane import Plane
+from mesh import xds
 from mesh.aio import Background
 from mesh.channel import Credentials
 from mesh.http import HttpServer
@@ -34,6 +35,7 @@ from ztunnel.endpoints import Here
 from ztunnel.events import ConnectionEvent
 from ztunnel.identity.ca import GrpcCa
 from ztunnel.identity.manager import IdentityManager
+from ztunnel.identity.roots import RootsUpdates
 from ztunnel.inpod.agent_link import AgentLink
 from ztunnel.inpod.earlier import EarlierConnections
 from ztunnel.inpod.pods import Pod, PodInfo, PodTable
@@ -72,7 +74,7 @@ class Ztunnel:
         self.store = Store(here, self.kernel.numbers(), check=policy_check(border))
         self.names = Names(self.store)
         self.engine = DataPath(border, config.data_path, self.kernel.notes_fd, self.kernel.flows_fd)
-        credentials = Credentials(place.runtime / "credentials", control.token, place.cluster_id)
+        credentials = Credentials(place.runtime / "credentials", control.token, place.cluster_id, control.roots)
         self.link = ControllerLink(control.controller, control.controller_name, credentials)
         ca = GrpcCa(self.link.channel, self.link.metadata, control.certificate_ttl_s)
         self.identities = IdentityManager(ca, self.engine, background)
@@ -84,7 +86,10 @@ class Ztunnel:
         self.updates = Updates(
             self.store, Compiler(self.store, border), self.engine, self.kernel, self.pods, self.earlier.judge_soon
         )
-        self.ads = AdsClient(self._node(), self.link, self.updates.apply)
+        extra = (
+            {xds.ROOTS_TYPE: RootsUpdates(self.identities.trust).apply} if control.control_plane == "culvert" else {}
+        )
+        self.ads = AdsClient(self._node(), self.link, self.updates.apply, extra)
         self.metrics = ConnectionMetrics(self._live)
         self.lines = LineWriter(sys.stdout.fileno())
         access_log = AccessLog(self.lines, config.logs.log_format == "json", self.names.policy)

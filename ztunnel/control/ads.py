@@ -60,10 +60,20 @@ class NodeIdentity:
 
 
 class AdsClient:
-    """Keeps the stream; `apply` is called for each response, from the event loop, and says what it refuses."""
+    """Keeps the stream; `apply` is called for each response, from the event loop, and says what it refuses.
 
-    def __init__(self, node: NodeIdentity, link: ControllerLink, apply: Apply) -> None:
-        self._subscriber = xds.Subscriber(node.message(), [xds.ADDRESS_TYPE, xds.AUTHORIZATION_TYPE])
+    `extra` are types that not every control plane knows, each with what takes it. A control plane may leave them
+    unanswered. One that ends the stream with an error before it has ever answered them is asked for the others only,
+    until a stream of that kind has ended too: then it may be another control plane.
+    """
+
+    def __init__(
+        self, node: NodeIdentity, link: ControllerLink, apply: Apply, extra: Mapping[str, Apply] | None = None
+    ) -> None:
+        self._extra = dict(extra or {})
+        types = [xds.ADDRESS_TYPE, xds.AUTHORIZATION_TYPE]
+        self._subscriber = xds.Subscriber(node.message(), types, extra=tuple(self._extra))
+        self._with_extra = True
         self._link = link
         self._apply = apply
         self._backoff = BACKOFF_FIRST_S
@@ -81,8 +91,10 @@ class AdsClient:
             try:
                 await self._stream_once()
                 self._ended("complete", "the controller closed the stream")
+                self._with_extra = True
             except grpc.aio.AioRpcError as error:
                 kind = "connection_error" if error.code() is grpc.StatusCode.UNAVAILABLE else "error"
+                self._choose_types(kind)
                 self._ended(kind, f"{error.code().name}: {error.details()}")
             except asyncio.InvalidStateError:  # what grpc.aio says of a write on a call that has ended meanwhile
                 self._ended("connection_error", "the stream ended")
@@ -95,7 +107,16 @@ class AdsClient:
         self.connected = False
         self.last_error = sentence
         self.terminations[kind] += 1
-        log.warning("controller stream ended: %s; next try in %.2f s", sentence, self._backoff)
+        level = logging.INFO if kind == "complete" else logging.WARNING  # streams are ended from time to time
+        log.log(level, "controller stream ended: %s; next try in %.2f s", sentence, self._backoff)
+
+    def _choose_types(self, kind: str) -> None:
+        """After a fault: which types the next stream asks for."""
+        if kind != "error":
+            self._with_extra = True
+        elif self._with_extra and self._extra and not any(map(self._subscriber.is_answered, self._extra)):
+            log.warning("the next stream asks for nothing that only Culvert's controller knows")
+            self._with_extra = False
 
     async def _stream_once(self) -> None:
         self._link.refresh()
@@ -107,7 +128,7 @@ class AdsClient:
         # The stubs know only calls with a request iterator.
         call: Any = cast(Any, method)(metadata=tuple(self._link.metadata()))
         try:
-            for request in self._subscriber.open():
+            for request in self._subscriber.open(with_extra=self._with_extra):
                 await call.write(request)
             while (raw := await call.read()) is not _END:
                 await call.write(self._receive(raw))
@@ -123,7 +144,7 @@ class AdsClient:
         update = self._subscriber.receive(response)
         self.messages[update.type_url] = self.messages.get(update.type_url, 0) + 1
         self.message_bytes[update.type_url] = self.message_bytes.get(update.type_url, 0) + len(raw)
-        refused = self._apply(update)
+        refused = self._extra.get(update.type_url, self._apply)(update)
         self._say_refused(update, {**update.refused, **refused})
         answer = self._subscriber.answer(update, refused)
         if self._subscriber.is_synced:

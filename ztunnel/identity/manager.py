@@ -2,7 +2,9 @@
 
 One task per identity: fetch, hand to the engine, sleep until half of its life is over, fetch again. A failure is
 retried with backoff while the old certificate serves on until it expires; then it is withdrawn, and connections
-that need it are refused with `identity_unavailable`. The manager is the only writer of identities in the engine.
+that need it are refused with `identity_unavailable`. What roots are trusted is said with each certificate, and by the
+controller when it changes: then all identities have the new roots at once. The manager is the only writer of identities in the
+engine.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -26,6 +28,7 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 150.0
 BACKOFF_SPREAD = 0.2
 FETCHES_AT_ONCE = 8
+RENEW_PAUSE_S = 1.0
 
 
 class CaUnavailable(Exception):
@@ -56,6 +59,7 @@ class _Entry:
     svid: Svid | None = None
     last_error: str = ""
     wanted: asyncio.Event | None = None
+    due: asyncio.Event = field(default_factory=asyncio.Event)  # renew now, whatever the time
 
 
 class IdentityManager:
@@ -73,6 +77,7 @@ class IdentityManager:
         self._background = background
         self._clock = clock
         self._entries: dict[Identity, _Entry] = {}
+        self._roots_pem = ""  # as the controller said last; empty: it has not said anything
         self._slots = asyncio.Semaphore(FETCHES_AT_ONCE)
 
     def acquire(self, identity: Identity) -> None:
@@ -100,6 +105,19 @@ class IdentityManager:
         if entry is not None and entry.svid is None and entry.wanted is not None:
             entry.wanted.set()
 
+    def trust(self, roots_pem: str) -> None:
+        """From now on these are the roots; raises BadCertificate. Whose certificate they do not cover gets another."""
+        svid.read_roots(roots_pem)
+        self._roots_pem = svid.join_roots(roots_pem)
+        for identity, entry in self._entries.items():
+            if entry.svid is None:
+                continue
+            self._put(identity, entry, replace(entry.svid, roots_pem=self._roots_pem))
+            if not svid.leads_to(entry.svid.chain_pem, self._roots_pem):
+                log.warning("certificate for %s is of a root that is no longer trusted; asking for another", identity)
+                entry.due.set()
+        log.info("%d roots are trusted", len(svid.read_roots(self._roots_pem)))
+
     def certificates(self) -> dict[Identity, tuple[Svid | None, str]]:
         """For `/config_dump`: what each identity has, and the last error of those that have nothing new."""
         return {identity: (entry.svid, entry.last_error) for identity, entry in self._entries.items()}
@@ -122,10 +140,23 @@ class IdentityManager:
                 backoff = min(backoff * 2, BACKOFF_MAX_S)
                 continue
             backoff = BACKOFF_FIRST_S
-            entry.svid, entry.last_error = fresh, ""
-            self._sink.put_identity(str(identity), fresh.chain_pem, fresh.key_pem, fresh.roots_pem)
+            entry.last_error = ""
+            # Both are recent, and neither is known to be the later one.
+            self._put(identity, entry, replace(fresh, roots_pem=svid.join_roots(self._roots_pem, fresh.roots_pem)))
             log.info("certificate for %s valid until %s", identity, fresh.not_after)
-            await asyncio.sleep(max(1.0, (fresh.renew_at - self._clock()).total_seconds()))
+            await self._until_due(entry, (fresh.renew_at - self._clock()).total_seconds())
+
+    def _put(self, identity: Identity, entry: _Entry, held: Svid) -> None:
+        entry.svid = held
+        self._sink.put_identity(str(identity), held.chain_pem, held.key_pem, held.roots_pem)
+
+    @staticmethod
+    async def _until_due(entry: _Entry, seconds: float) -> None:
+        await asyncio.sleep(RENEW_PAUSE_S)  # also when it is due at once: the CA is not asked in a loop
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds - RENEW_PAUSE_S)):
+                await entry.due.wait()
+        entry.due.clear()
 
     async def _fetch(self, identity: Identity) -> Svid:
         async with self._slots:

@@ -42,6 +42,26 @@ class Svid:
         return f"Svid({self.identity}, until {self.not_after:%Y-%m-%dT%H:%M:%SZ})"
 
 
+def read_roots(pem: str) -> tuple[x509.Certificate, ...]:
+    """The certificates of a bundle, each once; raises BadCertificate if there are none."""
+    try:
+        return tuple(dict.fromkeys(x509.load_pem_x509_certificates(pem.encode())))
+    except ValueError as error:
+        raise BadCertificate(f"roots that cannot be read: {error}") from error
+
+
+def join_roots(*bundles: str) -> str:
+    """Several bundles as one, each certificate once."""
+    found = dict.fromkeys(root for pem in bundles if pem for root in read_roots(pem))
+    return "".join(root.public_bytes(Encoding.PEM).decode() for root in found)
+
+
+def leads_to(chain_pem: str, roots_pem: str) -> bool:
+    """The chain ends below one of these roots."""
+    last = x509.load_pem_x509_certificates(chain_pem.encode())[-1]
+    return any(_is_issued(last, root) for root in read_roots(roots_pem))
+
+
 def make_request(identity: Identity) -> tuple[str, ec.EllipticCurvePrivateKey]:
     """A CSR in PEM, and the new key that signed it."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -90,21 +110,22 @@ def _check_leaf(leaf: x509.Certificate, identity: Identity, key: ec.EllipticCurv
 def _check_path(path: list[x509.Certificate], roots: list[x509.Certificate]) -> None:
     for child, issuer in itertools.pairwise(path):
         _check_issued(child, issuer)
-    for root in roots:
-        if root.subject == path[-1].issuer:
-            try:
-                path[-1].verify_directly_issued_by(root)
-                return
-            except (InvalidSignature, ValueError, TypeError):
-                continue
+    if any(_is_issued(path[-1], root) for root in roots):
+        return
     raise BadCertificate("the certificate does not chain to a root that came with it")
 
 
-def _check_issued(child: x509.Certificate, issuer: x509.Certificate) -> None:
+def _is_issued(child: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         child.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError) as error:
-        raise BadCertificate(f"{child.subject.rfc4514_string()} is not issued by the next of its chain") from error
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_issued(child: x509.Certificate, issuer: x509.Certificate) -> None:
+    if not _is_issued(child, issuer):
+        raise BadCertificate(f"{child.subject.rfc4514_string()} is not issued by the next of its chain")
 
 
 def now_utc() -> datetime:

@@ -70,7 +70,11 @@ class Link:
             await self._channel.close(None)  # type: ignore[call-arg]
 
 
-def play(controller: Controller, apply: Callable[[xds.Update], Mapping[str, str]]) -> AdsClient:
+def play(
+    controller: Controller,
+    apply: Callable[[xds.Update], Mapping[str, str]],
+    extra: Mapping[str, Callable[[xds.Update], Mapping[str, str]]] | None = None,
+) -> AdsClient:
     """Run a client against the controller until its scripts are played."""
 
     async def run() -> AdsClient:
@@ -80,7 +84,7 @@ def play(controller: Controller, apply: Callable[[xds.Update], Mapping[str, str]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         link = Link(f"127.0.0.1:{port}")
-        client = AdsClient(NODE, link, apply)  # type: ignore[arg-type]
+        client = AdsClient(NODE, link, apply, extra)  # type: ignore[arg-type]
         task = asyncio.get_running_loop().create_task(client.run())
         try:
             async with asyncio.timeout(10):
@@ -203,3 +207,58 @@ def test_a_controller_that_breaks_the_protocol_is_left_and_tried_again() -> None
     client = play(Controller(broken, good), lambda _: {})
     assert client.terminations["error"] == 1
     assert client.synced.is_set()
+
+
+async def sync(stream: Stream, *, with_extra: bool) -> None:
+    """The beginning of a stream on which the two types that everybody knows are answered."""
+    asked = [(await stream.next()).type_url for _ in range(3 if with_extra else 2)]
+    assert asked == [*TYPES, *([xds.ROOTS_TYPE] if with_extra else [])]
+    for type_url in TYPES:
+        await stream.answer(type_url, f"n-{type_url}", {})
+        await stream.next()
+
+
+def test_the_type_of_our_own_goes_to_who_takes_it() -> None:
+    taken: list[str] = []
+
+    async def script(stream: Stream) -> None:
+        await sync(stream, with_extra=True)
+        await stream.answer(xds.ROOTS_TYPE, "r", {"cluster.local": "1"})
+        answer = await stream.next()
+        assert answer.error_detail.message == "cluster.local: not now"
+        await asyncio.sleep(0.1)
+
+    def take(update: xds.Update) -> Mapping[str, str]:
+        taken.extend(changed.name for changed in update.changed)
+        return {"cluster.local": "not now"}
+
+    play(Controller(script), lambda _: {}, {xds.ROOTS_TYPE: take})
+    assert taken == ["cluster.local"]
+
+
+def test_a_control_plane_that_never_answers_it_disturbs_nothing() -> None:
+    async def script(stream: Stream) -> None:
+        await sync(stream, with_extra=True)
+        await asyncio.sleep(0.1)
+
+    client = play(Controller(script), lambda _: {}, {xds.ROOTS_TYPE: lambda _: {}})
+    assert client.synced.is_set()
+
+
+def test_a_control_plane_that_ends_the_stream_over_it_is_not_asked_again() -> None:
+    async def refuse(stream: Stream) -> None:
+        for _ in range(3):
+            await stream.next()
+        await stream._context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unknown type")
+
+    async def serve(stream: Stream) -> None:
+        await sync(stream, with_extra=False)
+
+    async def replaced(stream: Stream) -> None:
+        await sync(stream, with_extra=True)
+        await asyncio.sleep(0.1)
+
+    controller = Controller(refuse, serve, replaced)
+    client = play(controller, lambda _: {}, {xds.ROOTS_TYPE: lambda _: {}})
+    assert len(controller.streams) == 3
+    assert client.terminations["error"] == 1

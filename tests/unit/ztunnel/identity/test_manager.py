@@ -4,11 +4,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
+from mesh import xds
 from mesh.aio import Background
 from mesh.identity import Identity
+from mesh.wire.trust_pb2 import Roots
 from tests.support.clock import run_virtual
 from tests.support.pki import Authority, pem
 from ztunnel.identity.manager import CaUnavailable, IdentityManager
+from ztunnel.identity.roots import RootsUpdates
 
 WEB = Identity("cluster.local", "shop", "web")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,12 +44,14 @@ class FakeCa:
 class Sink:
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
+        self.roots: dict[str, str] = {}
         self.puts = 0
 
     def put_identity(self, identity: str, chain_pem: str, key_pem: str, roots_pem: str) -> None:
         assert "PRIVATE KEY" in key_pem
         assert "BEGIN CERTIFICATE" in roots_pem
         self.held[identity] = chain_pem
+        self.roots[identity] = roots_pem
         self.puts += 1
 
     def remove_identity(self, identity: str) -> None:
@@ -130,3 +135,66 @@ def test_hurrying_never_floods_the_ca(waiting: int) -> None:
 
     run_virtual(run())
     assert 10 <= len(ca.asked_at) <= 21  # ten seconds, at most one try each half second
+
+
+def test_pushed_roots_reach_every_identity_at_once_and_only_who_needs_it_asks_again() -> None:
+    ca, sink = FakeCa(ttl_s=100_000), Sink()
+    other = Authority("another root", clock=START)
+
+    async def run() -> None:
+        async with Background() as background:
+            manager = IdentityManager(ca, sink, background, clock=now)
+            manager.acquire(WEB)
+            await asyncio.sleep(10)
+            manager.trust(ca.authority.pem + other.pem)
+            assert sink.roots[str(WEB)] == ca.authority.pem + other.pem
+            await asyncio.sleep(10)
+            assert len(ca.asked_at) == 1
+
+            old, ca.authority = ca.authority, other
+            manager.trust(other.pem)
+            assert sink.roots[str(WEB)] == other.pem
+            await asyncio.sleep(10)
+            assert len(ca.asked_at) == 2
+            assert sink.roots[str(WEB)] == other.pem
+            assert old.pem not in sink.held[str(WEB)]
+
+    run_virtual(run())
+
+
+def test_an_answer_of_the_ca_takes_no_pushed_root_away() -> None:
+    ca, sink = FakeCa(ttl_s=1000), Sink()
+    coming = Authority("coming", clock=START)
+
+    async def run() -> None:
+        async with Background() as background:
+            manager = IdentityManager(ca, sink, background, clock=now)
+            manager.trust(coming.pem + ca.authority.pem)
+            manager.acquire(WEB)
+            await asyncio.sleep(600)
+            assert len(ca.asked_at) == 2
+            assert sink.roots[str(WEB)] == coming.pem + ca.authority.pem
+
+    run_virtual(run())
+
+
+@pytest.mark.parametrize("pem_text", ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_roots_that_cannot_be_used_change_nothing(pem_text: str) -> None:
+    ca, sink = FakeCa(), Sink()
+
+    async def run() -> None:
+        async with Background() as background:
+            manager = IdentityManager(ca, sink, background, clock=now)
+            manager.acquire(WEB)
+            await asyncio.sleep(10)
+            refused = RootsUpdates(manager.trust).apply(roots_update(pem_text))
+            assert "cluster.local" in refused
+            assert sink.roots[str(WEB)] == ca.authority.pem
+            assert not RootsUpdates(manager.trust).apply(roots_update(ca.authority.pem))
+
+    run_virtual(run())
+
+
+def roots_update(pem_text: str) -> xds.Update:
+    value = Roots(pem=pem_text).SerializeToString()
+    return xds.Update(xds.ROOTS_TYPE, "1", (xds.Changed("cluster.local", "1", value),), ())
