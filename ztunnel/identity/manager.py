@@ -3,8 +3,8 @@
 One task per identity: fetch, hand to the engine, sleep until half of its life is over, fetch again. A failure is
 retried with backoff while the old certificate serves on until it expires; then it is withdrawn, and connections
 that need it are refused with `identity_unavailable`. What roots are trusted is said with each certificate, and by the
-controller when it changes: then all identities have the new roots at once. The manager is the only writer of identities in the
-engine.
+controller when it changes: then all identities have the new roots at once. The manager is the only writer of
+identities in the engine.
 """
 
 import asyncio
