@@ -112,10 +112,14 @@ class Api:
         query = {"force": "true" if force else "false"}
         return await self._ask("PATCH", path, document, query, content_type=_APPLY_PATCH)
 
-    async def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> None:
-        """Remove an object (only the one of this uid, if one is given); raises NotFound."""
-        body = {"preconditions": {"uid": uid}} if uid else None
-        await self._ask("DELETE", resource.path(namespace, name), body)
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_s: int | None = None
+    ) -> None:
+        """Remove an object (only the one of this uid, if one is given), a pod with this grace; raises NotFound."""
+        body: Document = {"preconditions": {"uid": uid}} if uid else {}
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
+        await self._ask("DELETE", resource.path(namespace, name), body or None)
 
     async def page(
         self, selection: Selection, rest: str = "", *, limit: int = PAGE_SIZE, timeout_s: float = _PAGE_TIMEOUT_S

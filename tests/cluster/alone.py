@@ -50,6 +50,7 @@ class ApiAlone:
         left = cgroups.kill(self.place.name)
         self._daemons.reap()
         assert not left, f"processes of {self.place.name} do not end: {left}"
+        self._daemons.reap()
         cgroups.remove(self.place.name)
         shutil.rmtree(self.place.state, ignore_errors=True)
 
@@ -65,6 +66,12 @@ class ApiAlone:
     def start_api(self) -> None:
         """Start the API server; returns when it is ready."""
         self._server.start_api("127.0.0.1", dual_stack=False, extra=_FLAGS)
+
+    def start_controllers(self, *names: str) -> None:
+        """Start some of Kubernetes' own controllers, such as the one that empties namespaces."""
+        manager = str(binaries.find("kubernetes", "kube-controller-manager"))
+        flags = [f"--kubeconfig={self.kubeconfig}", f"--controllers={','.join(names)}", "--leader-elect=false"]
+        self._daemons.start("controllers", HOST, [manager, *flags, "--secure-port=0"])
 
     def stop_api(self) -> None:
         """End the API server."""

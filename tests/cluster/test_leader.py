@@ -1,0 +1,190 @@
+"""Two controllers on one API server: any serves, one writes, and killing it under churn loses nothing.
+
+churn ──> kube-apiserver ──┬──> controller one (leader) ──> node-a
+                           └──> controller two          ──> node-b
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from mesh.aio import Background
+from mesh.kube import resources
+from mesh.kube.api import Api, Selection
+from mesh.kube.resources import AUTHORIZATION_POLICIES as POLICIES
+from mesh.kube.resources import Resource
+from tests.cluster.alone import ApiAlone
+from tests.cluster.kube.api_server import free_ports
+from tests.cluster.objects import define, namespace, pod, put, until
+from tests.unit.controller.nodes import FakeNode, channel_credentials, policy
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+NS = "churn"
+DENY = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["80"]}}]}]}
+
+
+class Process:
+    """A controller of its own process."""
+
+    def __init__(self, server: ApiAlone, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.metrics_port = free_ports(2)
+        folder.mkdir()
+        self.state = folder / "state"
+        self.log = folder / "log"
+        argv = [sys.executable, "-m", "controller", "serve", f"--state={self.state}", "--source=kubernetes"]
+        argv += [f"--kubeconfig={server.kubeconfig}", "--elect", f"--lease-namespace={NS}"]
+        argv += [f"--listen=127.0.0.1:{self.port}", f"--metrics-listen=127.0.0.1:{self.metrics_port}"]
+        with self.log.open("wb") as log:
+            self.popen = subprocess.Popen([*argv, "--debug-listen=127.0.0.1:0"], stdout=log, stderr=log)
+
+    def metrics(self) -> str:
+        """What it says of itself; empty while it says nothing."""
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer,
+        ):
+            return str(answer.read().decode())
+        return ""
+
+    @property
+    def leads(self) -> bool:
+        return "culvert_controller_leader 1.0" in self.metrics()
+
+    @property
+    def is_ready(self) -> bool:
+        url = f"http://127.0.0.1:{self.metrics_port}/healthz/ready"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        self.popen.wait(20)
+
+    @contextlib.asynccontextmanager
+    async def node(self, name: str) -> AsyncIterator[FakeNode]:
+        """A node that is connected to it."""
+        out = self.folder / name
+        command = [sys.executable, "-m", "controller", "credential", f"--state={self.state}"]
+        await asyncio.to_thread(
+            subprocess.run, [*command, f"--node={name}", f"--out={out}"], check=True, env=dict(os.environ)
+        )
+        async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", channel_credentials(out)) as channel:
+            yield FakeNode(channel, name)
+
+
+@pytest.fixture
+def two(api_server: ApiAlone, tmp_path: Path) -> Iterator[list[Process]]:
+    asyncio.run(_prepare(api_server))
+    processes = [Process(api_server, tmp_path / name) for name in ("one", "two")]
+    try:
+        yield processes
+    finally:
+        for one in processes:
+            one.end(signal.SIGKILL)
+
+
+async def _prepare(server: ApiAlone) -> None:
+    api = server.api()
+    await define(api)
+    await namespace(api, NS)
+
+
+async def churn(api: Api, written: list[int]) -> None:
+    """Pods come, move and go, as fast as the server takes it; a policy beside each tenth."""
+    for number in itertools.count():
+        await put(api, pod(f"p{number}", f"10.9.{number // 250}.{number % 250 + 1}", NS))
+        if number % 10 == 0:
+            await put(api, policy(f"deny-{number}", DENY, ns=NS))
+        if number >= 20:
+            await api.delete(resources.PODS, f"p{number - 20}", NS, grace_s=0)
+        written[0] = number
+
+
+async def condition_of(api: Api, name: str) -> dict[str, Any]:
+    document = await api.get(resources.AUTHORIZATION_POLICIES, name, NS)
+    conditions = document.get("status", {}).get("conditions", [])
+    return next((one for one in conditions if one["type"] == "Accepted"), {})
+
+
+def test_killing_the_leader_under_churn_breaks_no_other_stream_and_loses_no_update(
+    api_server: ApiAlone, two: list[Process]
+) -> None:
+    async def test() -> None:
+        api = api_server.api()
+        for one in two:
+            await until(lambda one=one: one.is_ready, "ready: " + one.log.read_text()[-2000:])  # type: ignore[misc]
+        await until(lambda: any(one.leads for one in two), "a leader")
+        (leader,) = (one for one in two if one.leads)
+        (other,) = (one for one in two if one is not leader)
+        written = [0]
+        async with other.node("node-b") as node, node.streaming(), Background() as tasks:
+            await until(lambda: node.subscriber.is_synced, "the node is served")
+            churning = tasks.start(churn(api, written), "churn")
+            await until(lambda: written[0] > 40, "churn")
+            leader.end(signal.SIGKILL)
+            killed_at = time.monotonic()
+            await until(lambda: other.leads, "the other takes over", 40)
+            took_s = time.monotonic() - killed_at
+            assert 8 < took_s < 30, f"{took_s:.1f} s: earlier than the lease allows, or late"
+            await until(lambda: written[0] > 60, "more churn")
+            churning.cancel()
+            last = policy("last", DENY, ns=NS)
+            await put(api, last)
+            await until(lambda: f"{NS}/last" in node.held, "the last change at the node")
+            await until_taken(api, node)
+        assert other.log.read_text().count("node node-b connected") == 1, "its stream has not broken"
+        for name in ("last", f"deny-{written[0] // 10 * 10}", "deny-0"):
+            await until(lambda name=name: is_accepted(api, name), f"the condition of {name}")  # type: ignore[misc]
+
+    asyncio.run(test())
+
+
+async def is_accepted(api: Api, name: str) -> bool:
+    return bool((await condition_of(api, name)).get("status") == "True")
+
+
+async def until_taken(api: Api, node: FakeNode) -> None:
+    """The node holds what the API server has: no more, no less."""
+
+    async def is_same() -> bool:
+        there = {f"Kubernetes//Pod/{NS}/{item['metadata']['name']}" async for item in everything(api, resources.PODS)}
+        policies = {f"{NS}/{item['metadata']['name']}" async for item in everything(api, POLICIES)}
+        held = {name for name in node.held if name.startswith((f"Kubernetes//Pod/{NS}/", f"{NS}/"))}
+        return held == there | policies
+
+    await until(is_same, "the node holds what there is")
+
+
+async def everything(api: Api, resource: Resource) -> AsyncIterator[dict[str, Any]]:
+    async for page in api.pages(Selection(resource, NS)):
+        for item in page:
+            yield item
+
+
+def test_a_leader_that_is_told_to_end_hands_over_at_once(api_server: ApiAlone, two: list[Process]) -> None:
+    async def test() -> None:
+        await until(lambda: any(one.leads for one in two), "a leader")
+        (leader,) = (one for one in two if one.leads)
+        (other,) = (one for one in two if one is not leader)
+        await until(lambda: other.is_ready, "the other is ready")
+        leader.end()
+        assert leader.popen.returncode == 0
+        await until(lambda: other.leads, "the other takes over", 5)
+
+    asyncio.run(test())
