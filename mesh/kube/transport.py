@@ -88,8 +88,6 @@ class Transport:
                 yield answer
             except (HTTPError, OSError) as error:
                 raise Unavailable(f"{call}: {_sentence(error)}") from error
-            finally:
-                answer.close()  # what is not read yet makes the connection unusable for others
 
     @contextlib.contextmanager
     def _answer(self, call: Call, read_timeout_s: float) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -118,6 +116,8 @@ class Transport:
                 raise of_answer(str(call), answer.status, answer.headers, _beginning(answer))
             yield answer
         finally:
+            # One that was read to its end has given its connection back by itself; any other is of no use to the next.
+            answer.close()
             answer.release_conn()
 
     def _proof(self, call: Call) -> Mapping[str, str]:

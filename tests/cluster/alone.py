@@ -50,7 +50,6 @@ class ApiAlone:
         left = cgroups.kill(self.place.name)
         self._daemons.reap()
         assert not left, f"processes of {self.place.name} do not end: {left}"
-        self._daemons.reap()
         cgroups.remove(self.place.name)
         shutil.rmtree(self.place.state, ignore_errors=True)
 
@@ -75,7 +74,7 @@ class ApiAlone:
 
     def stop_api(self) -> None:
         """End the API server."""
-        self._daemons.stop("apiserver")
+        self._daemons.stop("apiserver", deadline_s=2)
 
     def save(self) -> Path:
         """A backup of the storage. The server stands still meanwhile."""

@@ -27,6 +27,7 @@ from mesh.kube.resources import AUTHORIZATION_POLICIES as POLICIES
 from mesh.kube.resources import Resource
 from tests.cluster.alone import ApiAlone
 from tests.cluster.kube.api_server import free_ports
+from tests.cluster.mesh_objects import fresh
 from tests.cluster.objects import define, namespace, pod, put, until
 from tests.unit.controller.nodes import FakeNode, channel_credentials, policy
 
@@ -39,14 +40,14 @@ DENY = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["80"]}}]}]}
 class Process:
     """A controller of its own process."""
 
-    def __init__(self, server: ApiAlone, folder: Path) -> None:
+    def __init__(self, server: ApiAlone, folder: Path, lease_namespace: str) -> None:
         self.folder = folder
         self.port, self.metrics_port = free_ports(2)
         folder.mkdir()
         self.state = folder / "state"
         self.log = folder / "log"
         argv = [sys.executable, "-m", "controller", "serve", f"--state={self.state}", "--source=kubernetes"]
-        argv += [f"--kubeconfig={server.kubeconfig}", "--elect", f"--lease-namespace={NS}"]
+        argv += [f"--kubeconfig={server.kubeconfig}", "--elect", f"--lease-namespace={lease_namespace}"]
         argv += [f"--listen=127.0.0.1:{self.port}", f"--metrics-listen=127.0.0.1:{self.metrics_port}"]
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen([*argv, "--debug-listen=127.0.0.1:0"], stdout=log, stderr=log)
@@ -90,8 +91,9 @@ class Process:
 
 @pytest.fixture
 def two(api_server: ApiAlone, tmp_path: Path) -> Iterator[list[Process]]:
-    asyncio.run(_prepare(api_server))
-    processes = [Process(api_server, tmp_path / name) for name in ("one", "two")]
+    lease_namespace = fresh("lease")
+    asyncio.run(_prepare(api_server, lease_namespace))
+    processes = [Process(api_server, tmp_path / name, lease_namespace) for name in ("one", "two")]
     try:
         yield processes
     finally:
@@ -99,10 +101,11 @@ def two(api_server: ApiAlone, tmp_path: Path) -> Iterator[list[Process]]:
             one.end(signal.SIGKILL)
 
 
-async def _prepare(server: ApiAlone) -> None:
+async def _prepare(server: ApiAlone, lease_namespace: str) -> None:
     api = server.api()
     await define(api)
     await namespace(api, NS)
+    await namespace(api, lease_namespace)
 
 
 async def churn(api: Api, written: list[int]) -> None:

@@ -64,6 +64,8 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
     made = pod(f"p{number}", f"10.0.0.{number}", draw(st.sampled_from("mn")), draw(st.sampled_from(NAMESPACES)))
     made["metadata"]["labels"] = draw(LABELS)
     made["metadata"]["uid"] = draw(st.sampled_from(["u1", "u2"]))
+    if draw(st.integers(0, 2)) == 0:
+        made["metadata"]["annotations"] = {"culvert.io/capture": draw(st.sampled_from(["enabled", "pending"]))}
     made["status"]["phase"] = draw(st.sampled_from(["Running", "Running", "Running", "Succeeded"]))
     made["spec"]["containers"] = [{"ports": [{"name": "web", "containerPort": draw(st.sampled_from([80, 8080]))}]}]
     return made
