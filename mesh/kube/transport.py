@@ -133,6 +133,7 @@ def connect(kubeconfig: Path | None = None) -> Transport:
     """The API server of a kubeconfig, or without one of the pod's own cluster; raises Misconfigured."""
     from kubernetes import client, config  # noqa: PLC0415 - 22 MB and half a second that the source `files` does without
     from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
+    from yaml import YAMLError  # noqa: PLC0415
 
     # It would warn of each watch beyond ten that its connection is not kept.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -142,7 +143,7 @@ def connect(kubeconfig: Path | None = None) -> Transport:
             config.load_incluster_config(client_configuration=configuration)
         else:
             config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError) as error:
         where = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account (or give --kubeconfig)"
         raise Misconfigured(f"{where}: {_sentence(error)}") from error
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
