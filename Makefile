@@ -19,7 +19,7 @@ TEST_PACKAGES := $(DEMO_PACKAGES) clang clang-format libclang-rt-dev socat linux
 C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
-.PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto clean setup setup-test setup-dev packages packages-demo packages-test root test-fresh
+.PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto manifests clean setup setup-test setup-dev packages packages-demo packages-test root test-fresh
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ test: root setup-test
 check: lint types imports unit
 
 lint: setup-dev
-	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && $(PYTHON) -m mesh.wire.generate --check
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && $(PYTHON) -m mesh.wire.generate --check && $(PYTHON) -m cli.install.manifests --check
 	@clang-format --dry-run -Werror $(C_SOURCES)
 
 types: setup-dev
@@ -88,6 +88,10 @@ bench: root setup-test
 ## make proto         generate mesh/wire/*_pb2.py from the .proto files
 proto: setup-dev
 	@$(PYTHON) -m mesh.wire.generate
+
+## make manifests     generate daemonset/manifests from the chart
+manifests: setup-dev
+	@$(PYTHON) -m cli.install.manifests
 
 ## make clean         remove what was built
 clean:

@@ -1,0 +1,34 @@
+{{- /* The templates keep to a small part of the template language: `culvert install` renders them by itself
+       (cli/install/template.py says which part), and a test holds the two equal. */ -}}
+{{- define "labels" -}}
+app.kubernetes.io/part-of: culvert
+app.kubernetes.io/managed-by: {{ .Values.managedBy | default .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end -}}
+{{- define "rootNamespace" -}}
+{{ .Values.rootNamespace | default .Release.Namespace }}
+{{- end -}}
+{{- define "binDir" -}}
+{{- if .Values.cni.binDir -}}
+{{ .Values.cni.binDir }}
+{{- else if eq .Values.platform "gke" -}}
+/home/kubernetes/bin
+{{- else if eq .Values.platform "k3s" -}}
+/var/lib/rancher/k3s/data/cni
+{{- else if eq .Values.platform "openshift" -}}
+/var/lib/cni/bin
+{{- else -}}
+/opt/cni/bin
+{{- end -}}
+{{- end -}}
+{{- define "confDir" -}}
+{{- if .Values.cni.confDir -}}
+{{ .Values.cni.confDir }}
+{{- else if eq .Values.platform "k3s" -}}
+/var/lib/rancher/k3s/agent/etc/cni/net.d
+{{- else if eq .Values.platform "openshift" -}}
+/etc/cni/multus/net.d
+{{- else -}}
+/etc/cni/net.d
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,86 @@
+"""What `culvert install` renders by itself is what Helm renders. Needs no cluster."""
+
+import subprocess
+
+import pytest
+import yaml
+
+from cli.install.chart import Chart, Release
+from tests.cluster.conftest import refuse
+from tests.cluster.kube import binaries
+
+CHART = Chart()
+VERSION = "1.33.0"
+
+CASES = {
+    "defaults": [],
+    "gke": ["platform=gke"],
+    "openshift": ["platform=openshift", "namespace.create=true", "managedBy=culvert"],
+    "k3s, paths of one's own": ["platform=k3s", "cni.binDir=/a", "cni.confDir=/b,cni.confSubPath=$(NODE_NAME)/c"],
+    "cert-manager": ["ca.source=cert-manager,ca.issuerName=vault,ca.issuerKind=Issuer"],
+    "monitors": ["serviceMonitor.enabled=true", "serviceMonitor.labels.release=prom", "serviceMonitor.interval=5s"],
+    "one controller": ["controller.replicas=1", "node.drainSeconds=5"],
+    "lists": ["node.tolerations[0].key=a,node.tolerations[0].operator=Exists", "imagePullSecrets[0].name=pull"],
+    "more arguments": [
+        "controller.extraArgs={--a=b,--c=d e}",
+        "node.agent.extraArgs={--x}",
+        "node.ztunnel.extraArgs={--y}",
+    ],
+    "less": ["cni.enabled=false", "networkPolicy.enabled=false"],
+    "Istio's": ["istioLabels=true", "rootNamespace=istio-system", "auth.tokenAudiences={culvert-ca,istio-ca}"],
+    "accounts": [
+        "auth.extraNodeAccounts={istio-system/ztunnel,a/b}",
+        r"controller.nodeSelector.kubernetes\.io/os=linux",
+    ],
+    "resources": ["controller.resources.limits.memory=1Gi", "node.agent.resources.requests.cpu=1"],
+}
+
+REFUSED = [
+    "platform=aks",
+    "ca.source=cert-manager",
+    "logs.format=xml",
+    "auth.tokenAudiences={}",
+    "controller.replicas=0",
+]
+
+
+def helm(assignments, namespace="mesh"):
+    try:
+        program = str(binaries.find("helm", "helm"))
+    except binaries.Missing as missing:
+        refuse(str(missing))
+    argv = [program, "template", "culvert", str(CHART.folder), "--namespace", namespace, "--kube-version", VERSION]
+    argv += [word for text in assignments for word in ("--set", text)]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def by_name(documents):
+    return sorted(filter(None, documents), key=lambda one: (one["kind"], one["metadata"]["name"]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_installation_is_the_same_with_helm_and_without(case):
+    done = helm(CASES[case])
+    assert not done.returncode, done.stderr
+    ours = CHART.objects(CHART.values((), CASES[case]), Release("mesh", service="Helm"))
+    assert by_name(ours) == by_name(yaml.safe_load_all(done.stdout))
+    assert ours
+
+
+@pytest.mark.parametrize("assignment", REFUSED)
+def test_helm_refuses_what_we_refuse(assignment):
+    done = helm([assignment])
+    assert done.returncode
+    assert assignment.partition("=")[0].split(".")[0] in done.stderr
+
+
+def test_the_chart_is_one_that_helm_finds_nothing_wrong_with():
+    helm([])
+    program = str(binaries.find("helm", "helm"))
+    done = subprocess.run(
+        [program, "lint", "--strict", str(CHART.folder), "--kube-version", VERSION],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.returncode, done.stdout

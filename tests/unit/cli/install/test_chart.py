@@ -1,0 +1,125 @@
+import re
+
+import pytest
+
+from cli.install.chart import Chart, Release
+from cli.install.manifests import PLATFORMS, settings
+from cli.install.template import SettingsRefused
+from controller.config import Config as ControllerConfig
+from daemonset.config import Config as AgentConfig
+from ztunnel.config import Config as ZtunnelConfig
+
+CHART = Chart()
+
+
+def objects(*assignments, namespace="culvert-system"):
+    return CHART.objects(CHART.values((), assignments), Release(namespace))
+
+
+def one(kind, name, *assignments, **more):
+    (found,) = [it for it in objects(*assignments, **more) if (it["kind"], it["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def arguments(container):
+    """As kubelet passes them on."""
+    return [re.sub(r"\$\((\w+)\)", "node-1.example", argument) for argument in container["args"]]
+
+
+def container(name, *assignments, **more):
+    kind, owner = ("Deployment", "culvert-controller") if name == "controller" else ("DaemonSet", "culvert-node")
+    pod = one(kind, owner, *assignments, **more)["spec"]["template"]["spec"]
+    (found,) = [it for it in pod["containers"] if it["name"] == name]
+    return found
+
+
+def test_every_process_takes_the_settings_that_it_is_given():
+    controller = ControllerConfig.load(arguments(container("controller")), {})
+    assert (controller.callers.auth, controller.authority.ca, controller.election.elect) == (
+        "tokens",
+        "kubernetes",
+        True,
+    )
+    agent = AgentConfig.load(arguments(container("agent")), {})
+    assert agent.place.node == "node-1.example"
+    ztunnel = ZtunnelConfig.load(arguments(container("ztunnel")), {})
+    assert ztunnel.place.runtime == agent.place.runtime
+
+
+def test_processes_take_the_settings_of_another_installation():
+    chosen = ["ca.source=cert-manager,ca.issuerName=vault", "istioLabels=true", "rootNamespace=istio-system"]
+    chosen += ["auth.extraNodeAccounts={istio-system/ztunnel}", "auth.tokenAudiences={culvert-ca,istio-ca}"]
+    controller = ControllerConfig.load(arguments(container("controller", *chosen, namespace="mesh")), {})
+    assert controller.callers.node_accounts == ("mesh/culvert-node", "istio-system/ztunnel")
+    assert controller.mesh.root_namespace == "istio-system"
+    assert controller.election.lease_namespace == "mesh"
+    agent = AgentConfig.load(arguments(container("agent", *chosen, namespace="mesh")), {})
+    assert agent.control.controller_name in controller.serve.dns_names
+    assert agent.enrolment.istio_labels
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_every_object_says_whose_it_is(platform):
+    for document in [*CHART.definitions(), *objects(*settings(platform))]:
+        labels = document["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "culvert"
+        assert labels["app.kubernetes.io/managed-by"] == "culvert"
+
+
+def test_no_rule_allows_everything_and_secrets_are_allowed_by_name():
+    for role in objects():
+        for rule in role.get("rules", ()):
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+            if "secrets" in rule["resources"]:
+                assert role["kind"] == "Role"
+                assert rule["verbs"] == ["create"] or rule["resourceNames"]
+
+
+def test_the_controller_runs_without_any_capability_and_nobody_is_privileged():
+    assert container("controller")["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for name in ("agent", "ztunnel"):
+        context = container(name)["securityContext"]
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert not context.get("privileged")
+
+
+def test_pods_of_a_node_declare_no_ports_for_a_second_one_must_fit_beside_them():
+    for name in ("agent", "ztunnel"):
+        assert "ports" not in container(name)
+    strategy = one("DaemonSet", "culvert-node")["spec"]["updateStrategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_a_single_controller_does_not_block_draining_its_node():
+    assert one("PodDisruptionBudget", "culvert-controller")["spec"]["minAvailable"] == 1
+    assert "minAvailable" not in one("PodDisruptionBudget", "culvert-controller", "controller.replicas=1")["spec"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "conf", "binaries"),
+    [
+        ("generic", "/etc/cni/net.d", "/opt/cni/bin"),
+        ("k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni"),
+        ("gke", "/etc/cni/net.d", "/home/kubernetes/bin"),
+    ],
+)
+def test_a_platform_has_its_own_cni_directories(platform, conf, binaries):
+    volumes = one("DaemonSet", "culvert-node", f"platform={platform}")["spec"]["template"]["spec"]["volumes"]
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
+    assert (paths["cni-conf"], paths["cni-bin"]) == (conf, binaries)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("platform=aks", "platform: is none of"),
+        ("ca.source=cert-manager", "ca.issuerName: missing"),
+        ("logs.level=loud", "logs.level"),
+        ("controller.replicas=0", "controller.replicas"),
+        ("auth.tokenAudiences={}", "auth.tokenAudiences"),
+        ("image=", "image: is empty"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_a_sentence(assignment, said):
+    with pytest.raises(SettingsRefused, match=said):
+        objects(assignment)

@@ -1,0 +1,12 @@
+from cli.install import manifests
+
+
+def test_the_manifests_in_the_tree_are_those_of_the_chart():
+    assert manifests.main(["--check"]) == 0
+
+
+def test_a_manifest_that_was_edited_is_noticed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(manifests, "PLATFORMS", ("generic",))
+    monkeypatch.setattr(manifests, "manifest", lambda chart, platform: "other\n")
+    assert manifests.main(["--check"]) == 1
+    assert "generic.yaml" in capsys.readouterr().err
