@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from controller.ca import vault
 from controller.ca.issuer import IssuerUnavailable
-from controller.ca.trust import Overlap, Trust, TrustedRoot, Wish, advance, first
+from controller.ca.trust import Overlap, Trust, TrustedRoot, Wish, advance, ambiguity, first
 from mesh.aio import Background
 from mesh.kube.api import Api, Selection
 from mesh.kube.backoff import Backoff
@@ -138,6 +138,9 @@ class Keeper:
             return Wish(None, rotation)
         try:
             plugged = vault.decode_plugged(self._plugged, self._clock())
+            trusted = self.trust.certificates if self.trust is not None else plugged.roots
+            if sentence := ambiguity(plugged, trusted):
+                raise IssuerUnavailable(f"Secret {vault.PLUGGED_SECRET}: ca-cert.pem: {sentence}")
         except IssuerUnavailable as error:
             self._fail(vault.PLUGGED_SECRET, str(error))
             return Wish(None, rotation)

@@ -97,6 +97,17 @@ def is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
+def key_identifiers(certificate: x509.Certificate) -> tuple[bytes | None, bytes | None]:
+    """The identifiers of its own key and of its issuer's, as far as it names them."""
+    own = above = None
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.SubjectKeyIdentifier):
+            own = extension.value.digest
+        elif isinstance(extension.value, x509.AuthorityKeyIdentifier):
+            above = extension.value.key_identifier
+    return own, above
+
+
 def make_root(key: IssuerKey, name: str, now: datetime.datetime, lifetime: datetime.timedelta) -> x509.Certificate:
     """A self-signed authority."""
     subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from cryptography import x509
 
+from controller.ca import keys
 from controller.ca.issuer import Issuer, new_root
 
 # A root of our own is replaced in time: with a fifth of its life left.
@@ -70,6 +71,24 @@ class Overlap:
 
     distribution: datetime.timedelta = datetime.timedelta(days=1)
     retirement: datetime.timedelta = datetime.timedelta(days=90)
+
+
+def ambiguity(issuer: Issuer, roots: Iterable[x509.Certificate]) -> str:
+    """Why peers could take another root for this issuer's; "" if they cannot.
+
+    OpenSSL, and others, look for the root by name; among several of one name only key identifiers tell them apart, and
+    the first that fits is taken, right or wrong. Old and new roots of one name are what a rotation often has.
+    """
+    top = issuer.path[-1]
+    _, above = keys.key_identifiers(top)
+    for root in roots:
+        if root.subject != top.issuer or keys.is_signed_by(top, root):
+            continue
+        own, _ = keys.key_identifiers(root)
+        if above is None or own is None:
+            name = root.subject.rfc4514_string()
+            return f"another root that is trusted is named {name} too, and no key identifiers tell the two apart"
+    return ""
 
 
 def first(trust_domain: str, wish: Wish, now: datetime.datetime) -> Trust:

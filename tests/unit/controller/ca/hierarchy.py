@@ -18,7 +18,11 @@ def root(now: datetime.datetime = NOW) -> Issuer:
 
 
 def intermediate(
-    above: Issuer, *more_roots: x509.Certificate, now: datetime.datetime = NOW, life: datetime.timedelta = 365 * DAY
+    above: Issuer,
+    *more_roots: x509.Certificate,
+    now: datetime.datetime = NOW,
+    life: datetime.timedelta = 365 * DAY,
+    names_its_issuers_key: bool = True,
 ) -> Issuer:
     """One that a root has signed; its owner trusts that root, and others if told so."""
     key = keys.new_key()
@@ -33,6 +37,10 @@ def intermediate(
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+    if names_its_issuers_key:
+        own = above.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+        builder = builder.add_extension(identifier, critical=False)
     certificate = builder.sign(above.key, hashes.SHA256())
     return Issuer(certificate, key, (certificate,), (above.certificate, *more_roots))
 

@@ -7,7 +7,7 @@ import pytest
 
 from controller.ca import vault
 from controller.ca.issuer import Issuer
-from controller.ca.trust import Overlap, Trust, TrustedRoot, Wish, advance, first
+from controller.ca.trust import Overlap, Trust, TrustedRoot, Wish, advance, ambiguity, first
 from tests.unit.controller.ca.hierarchy import DAY, NOW, intermediate, root
 
 OVERLAP = Overlap(distribution=DAY, retirement=2 * DAY)
@@ -145,3 +145,11 @@ def test_a_root_that_signs_is_always_trusted_and_was_known_for_long(hour: int) -
         trust = step(trust, wish, NOW + past * HOUR)
         (own,) = (one for one in trust.roots if one.certificate == trust.issuer.certificate)
         assert own.since <= NOW + past * HOUR - DAY
+
+
+def test_roots_of_one_name_are_told_apart_by_key_identifiers_or_refused() -> None:
+    old, above = root(), root()
+    assert not ambiguity(intermediate(above), [*old.roots, *above.roots])
+    unnamed = intermediate(above, names_its_issuers_key=False)
+    assert "no key identifiers" in ambiguity(unnamed, [*old.roots, *above.roots])
+    assert not ambiguity(unnamed, above.roots)
