@@ -19,6 +19,9 @@ from mesh.aio import Background
 
 log = logging.getLogger(__name__)
 
+# Every pod goes through these, or another node's agent has to say more.
+_PASSING = frozenset({RefusalKind.NO_ADDRESS, RefusalKind.NO_NAMESPACE, RefusalKind.OTHER_NODE})
+
 
 @dataclass(frozen=True, slots=True)
 class OpenNetns:
@@ -90,6 +93,15 @@ class Agent:
     def workers(self) -> Iterator[Worker]:
         """All of them."""
         return iter(self._workers.values())
+
+    def refused(self) -> list[tuple[Pod, Refusal]]:
+        """Pods of this node that ask for the mesh and cannot be in it; not those that only have not started yet."""
+        pods = self._snapshot.pods
+        found = [(pods[uid], refusal) for uid, refusal in self.refusals.items() if uid in pods]
+        for worker in self._workers.values():
+            if worker.refused is not None:
+                found.append((worker.pod, Refusal(worker.refused, worker.reason)))
+        return [(pod, refusal) for pod, refusal in found if refusal.kind not in _PASSING]
 
     def start(self, snapshot: Snapshot, held: Mapping[int, bool]) -> None:
         """Begin with a first snapshot and with what the kernel holds (captured or draining, by cookie).

@@ -106,7 +106,12 @@ async def _work(config: Config, status: Status, source: PodSource) -> None:
         kernel.set_node(node_cookie)
         reports = Reports(config.place.node, _controller_link(config).open)
         async with Ztunnels(config.zds_socket) as ztunnels, Background() as background:
-            world = World(kernel, ztunnels, reports, LoopClock(), count_connections, status.changed)
+
+            def changed() -> None:
+                status.changed()
+                reports.refuse(agent.refused())
+
+            world = World(kernel, ztunnels, reports, LoopClock(), count_connections, changed)
             enrolment = config.enrolment
             pace = Pace(enrolment.settle_s, enrolment.retry_first_s, enrolment.retry_max_s)
             here = Here(config.place.node, node_cookie, enrolment.istio_labels)

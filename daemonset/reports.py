@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from daemonset.pods import Pod
+from daemonset.pods import Pod, Refusal
 from mesh.wire import agent_pb2 as wire
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Reports:
         self._node = node
         self._open_stream = open_stream
         self._pods: dict[str, Pod] = {}
+        self._refused: list[tuple[Pod, Refusal]] = []
         self._version = 0  # of the set; grows with each change
         self._acknowledged = -1  # version that the controller has acted on
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -75,6 +76,12 @@ class Reports:
             return False
         self._touch()
         return True
+
+    def refuse(self, refused: list[tuple[Pod, Refusal]]) -> None:
+        """These pods, and no others, cannot be enrolled: where there is an API server, their authors are told."""
+        if self._refused != refused:
+            self._refused = refused
+            self._touch()
 
     def acknowledged(self) -> asyncio.Future[None]:
         """Done when the controller has acted on everything that was said until now."""
@@ -154,6 +161,10 @@ class Reports:
         report = wire.CaptureReport(node=self._node, generation=generation)
         for pod in self._pods.values():
             report.pods.add(namespace=pod.namespace, name=pod.name, uid=pod.uid)
+        for pod, refusal in self._refused:
+            report.refused.add(
+                namespace=pod.namespace, name=pod.name, uid=pod.uid, reason=refusal.kind.value, message=refusal.text
+            )
         return report
 
     def _settle(self, version: int) -> None:

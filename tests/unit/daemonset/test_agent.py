@@ -134,6 +134,17 @@ def test_two_pods_in_one_namespace_are_a_refusal_of_the_second() -> None:
     play(body)
 
 
+def test_what_is_refused_for_good_is_told_and_what_only_has_not_started_is_not() -> None:
+    async def body(made: Play) -> None:
+        twin = dataclasses.replace(pod("cart"), netns="/run/netns/web")
+        await made.start(snapshot(pod("web"), twin, pod("new", addresses=())))
+        told = [(one.name, refusal.kind) for one, refusal in made.agent.refused()]
+        assert told == [("cart", RefusalKind.SHARED_NAMESPACE)]
+        assert set(made.refusals) == {"uid-cart", "uid-new"}
+
+    play(body)
+
+
 def test_a_slip_in_what_is_said_of_an_enrolled_pod_does_not_take_it_out() -> None:
     async def body(made: Play) -> None:
         await made.start(snapshot(pod("web")))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from daemonset import reports as module
+from daemonset.pods import Refusal, RefusalKind
 from daemonset.reports import ControllerAway, Reports, ReportStream
 from mesh.aio import Background
 from mesh.wire import agent_pb2 as wire
@@ -32,11 +33,16 @@ class FakeController:
 class FakeStream:
     def __init__(self) -> None:
         self.heard: Names = []
+        self.refused: list[dict[str, str]] = []
         self.answers: asyncio.Queue[wire.CaptureAck | ControllerAway] = asyncio.Queue()
         self.stale = False
 
     async def write(self, report: wire.CaptureReport) -> None:
         assert report.node == "n1"
+        self.refused = [
+            {"pod": f"{one.namespace}/{one.name}", "reason": one.reason, "message": one.message}
+            for one in report.refused
+        ]
         self.heard.append((report.generation, sorted(pod.name for pod in report.pods)))
 
     async def read(self) -> wire.CaptureAck:
@@ -234,3 +240,20 @@ def test_an_agent_that_ends_is_not_kept_by_a_call_that_answers_its_cancellation_
         assert task.cancelled()
 
     asyncio.run(run())
+
+
+def test_pods_that_cannot_be_enrolled_are_told_once_per_change() -> None:
+    async def body(controller: FakeController, reports: Reports) -> None:
+        await settle()
+        (stream,) = controller.streams
+        refused = [(pod("web"), Refusal(RefusalKind.PORT_IN_USE, "it listens on 15008"))]
+        for _ in range(2):
+            reports.refuse(list(refused))
+            await settle()
+        assert stream.refused == [{"pod": "shop/web", "reason": "port_in_use", "message": "it listens on 15008"}]
+        assert [generation for generation, _ in stream.heard] == [1, 2]
+        reports.refuse([])
+        await settle()
+        assert stream.refused == []
+
+    play(body)
