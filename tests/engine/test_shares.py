@@ -93,11 +93,13 @@ def test_one_stranger_cannot_take_all_of_a_pods_connections(plain: Plain) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
 def test_what_a_source_gives_back_it_may_have_again(plain: Plain) -> None:
     greedy = new_ip()
-    for _ in range(3):
+    for times in range(1, 4):
         for _ in range(BOUND):
             with contextlib.suppress(ConnectionError):
                 plain.dial(greedy)
-        until(lambda: plain.engine.stats().connections_open == SHARE)
+        # What still waits to be accepted would be let in once the others have left.
+        until(lambda times=times: refused(plain.engine, Reason.LIMIT_SHARE) == times * (BOUND - SHARE))  # type: ignore[misc]
+        assert plain.engine.stats().connections_open == SHARE
         far = [plain.app.accept()[0] for _ in range(SHARE)]
         for end in (*plain.near, *far):
             end.close()
