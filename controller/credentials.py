@@ -4,8 +4,10 @@ import datetime
 from collections.abc import Callable
 from functools import cached_property
 
+from controller.ca import bundle
 from controller.ca.authority import Lifetimes
 from controller.ca.base import CertificateAuthority
+from controller.ca.cert_manager import CertManagerAuthority, IssuerRef
 from controller.ca.cluster import ClusterAuthority
 from controller.ca.issuer import Issuer, load, load_or_create_root
 from controller.ca.keeper import TICK_S, Terms
@@ -46,8 +48,18 @@ class CredentialParts:
             local = LocalAuthority(_open_issuer(config), _lifetimes(config), utc_now)
             local.announce(self._hub, config.mesh.trust_domain)
             return local
+        if config.authority.ca == "cert-manager":
+            return self._cert_manager(is_leader)
         terms = _terms(config)
         return ClusterAuthority(self._api, terms, _lifetimes(config), self._hub, self._metrics, utc_now, is_leader)
+
+    def _cert_manager(self, is_leader: Callable[[], bool]) -> CertificateAuthority:
+        config = self._config
+        terms = bundle.Terms(config.authority.ca_namespace, config.mesh.trust_domain, _overlap(config).retirement)
+        issuer = IssuerRef(config.authority.issuer_name, config.authority.issuer_kind, config.authority.issuer_group)
+        return CertManagerAuthority(
+            self._api, terms, issuer, _lifetimes(config), self._hub, self._metrics, utc_now, is_leader
+        )
 
     def authenticator(self, index: Index) -> Authenticator:
         """What tells who calls."""
@@ -67,14 +79,18 @@ def _lifetimes(config: Config) -> Lifetimes:
     )
 
 
-def _terms(config: Config) -> Terms:
+def _overlap(config: Config) -> Overlap:
     authority = config.authority
-    overlap = Overlap(
+    return Overlap(
         distribution=datetime.timedelta(seconds=authority.root_distribution_s),
         retirement=datetime.timedelta(seconds=authority.root_retirement_s or authority.longest_leaf_ttl_s),
     )
+
+
+def _terms(config: Config) -> Terms:
+    authority = config.authority
     tick_s = min(TICK_S, max(authority.root_distribution_s / 4, 0.1))
-    return Terms(authority.ca_namespace, config.mesh.trust_domain, overlap, tick_s)
+    return Terms(authority.ca_namespace, config.mesh.trust_domain, _overlap(config), tick_s)
 
 
 def _open_issuer(config: Config) -> Issuer:

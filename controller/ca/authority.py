@@ -76,7 +76,7 @@ class Authority:
 
     def sign_request(self, csr_pem: str, identity: Identity, lifetime_s: int) -> Issued:
         """A leaf for the key of a CSR, with the identity as its only name; raises InvalidRequest."""
-        key = _requested_key(csr_pem, identity)
+        key = requested_key(csr_pem, identity)
         wanted = datetime.timedelta(seconds=min(lifetime_s, int(self._lifetimes.longest.total_seconds())))
         lifetime = wanted if lifetime_s > 0 else self._lifetimes.default
         return self.sign(key, keys.uris([str(identity)]), lifetime)
@@ -92,7 +92,8 @@ class Authority:
         return Issued(certificate, self.issuer.intermediates, self.roots)
 
 
-def _requested_key(csr_pem: str, identity: Identity) -> keys.PublicKey:
+def requested_key(csr_pem: str, identity: Identity) -> keys.PublicKey:
+    """The key of a CSR that names nothing but the identity; raises InvalidRequest."""
     if len(csr_pem) > MAX_CSR_BYTES:
         raise InvalidRequest(f"the CSR has more than {MAX_CSR_BYTES} bytes")
     try:

@@ -39,7 +39,7 @@ _LAST_PART = 5
 
 def push_roots(hub: Hub, trust_domain: str, roots: tuple[x509.Certificate, ...]) -> None:
     """Put the roots into the store, from where every stream that asked for them gets them."""
-    value = Roots(pem=_pem(roots)).SerializeToString()
+    value = Roots(pem=pem(roots)).SerializeToString()
     version = hashlib.sha256(value).hexdigest()[:16]
     resource = Resource(ROOTS_TYPE, trust_domain, version, encode_resource(ROOTS_TYPE, trust_domain, version, value))
     if hub.sets[ROOTS_TYPE].put(resource):
@@ -95,8 +95,8 @@ class Distribution:
         return all(stream.has_settled(ROOTS_TYPE, revision) for stream in self._hub.streams)
 
     async def _write(self, trust: Trust) -> None:
-        pem = _pem(trust.certificates)
-        wanted = {"roots.pem": pem, "root-cert.pem": pem}
+        text = pem(trust.certificates)
+        wanted = {"roots.pem": text, "root-cert.pem": text}
         notes = {CONDITION: condition(trust, self._faults(), self._now()), PHASE: trust.phase}
         try:
             found = await self._api.get(CONFIG_MAPS, CONFIG_MAP, self._namespace)
@@ -111,15 +111,20 @@ class Distribution:
             log.info("ConfigMap %s: %s", CONFIG_MAP, notes[CONDITION])
 
     async def _create(self, data: Mapping[str, str], notes: Mapping[str, str]) -> None:
-        labels = {"app.kubernetes.io/part-of": "culvert", "app.kubernetes.io/managed-by": "culvert"}
-        metadata = {"name": CONFIG_MAP, "namespace": self._namespace, "labels": labels, "annotations": dict(notes)}
-        document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
         try:
-            await self._api.create(CONFIG_MAPS, document, self._namespace)
+            await self._api.create(CONFIG_MAPS, config_map(self._namespace, data, notes), self._namespace)
         except Conflict:
             log.info("ConfigMap %s was created meanwhile", CONFIG_MAP)
             raise
 
 
-def _pem(roots: tuple[x509.Certificate, ...]) -> str:
+def config_map(namespace: str, data: Mapping[str, str], notes: Mapping[str, str]) -> dict[str, Any]:
+    """The ConfigMap with these contents and annotations."""
+    labels = {"app.kubernetes.io/part-of": "culvert", "app.kubernetes.io/managed-by": "culvert"}
+    metadata = {"name": CONFIG_MAP, "namespace": namespace, "labels": labels, "annotations": dict(notes)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+
+def pem(roots: tuple[x509.Certificate, ...]) -> str:
+    """Certificates in PEM, one after the other."""
     return b"".join(map(keys.certificate_pem, roots)).decode()

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -107,8 +108,6 @@ class Traffic(threading.Thread):
         self.faults: list[str] = []
 
     def run(self) -> None:
-        import socket  # noqa: PLC0415
-
         while not self._over.wait(0.05):
             try:
                 with socket.create_connection(self._address, 5) as near:

@@ -1,6 +1,7 @@
 """Callers with service account tokens, judged by a real API server."""
 
 import asyncio
+import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from controller.app import Controller
 from controller.config import AuthorityConfig, CallersConfig, Config, ServeConfig, SourceConfig
-from mesh.kube.resources import PODS
+from mesh.kube.resources import PODS, SECRETS
 from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from mesh.xds import ADDRESS_TYPE, DELTA_METHOD
@@ -53,9 +54,9 @@ class Caller:
         async with grpc.aio.secure_channel(self._address, proof) as channel:
             yield channel
 
-    async def ask(self, identity: str = "") -> grpc.StatusCode:
+    async def ask(self, identity: str = "", request: str = "") -> grpc.StatusCode:
         """Ask for a certificate: of an identity, or of its own."""
-        message = IstioCertificateRequest(csr=csr(p256()), validity_duration=3600)
+        message = IstioCertificateRequest(csr=request or csr(p256()), validity_duration=3600)
         if identity:
             message.metadata["ImpersonatedIdentity"] = identity
         async with self._channel() as channel:
@@ -116,22 +117,10 @@ async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
     manifests = Manifests(tmp_path / "manifests")
     manifests.write("pods", pod("web", "10.0.0.1", node), pod("far", "10.0.0.2", "node-b"))
     async with running(settings) as controller:
-        roots = (await objects.api.get(*_ca_roots(objects.namespace)))["data"]["root-cert.pem"]
-        one = Stage(server, controller, objects, node, _decode(roots))
+        secret = await objects.api.get(SECRETS, "culvert-ca", objects.namespace)
+        one = Stage(server, controller, objects, node, base64.b64decode(secret["data"]["root-cert.pem"]))
         one.pod = ("culvert-node-x", await objects.pod("culvert-node-x", "culvert-node", node))
         yield one
-
-
-def _ca_roots(namespace: str) -> tuple[Any, str, str]:
-    from mesh.kube.resources import SECRETS  # noqa: PLC0415
-
-    return SECRETS, "culvert-ca", namespace
-
-
-def _decode(text: str) -> bytes:
-    import base64  # noqa: PLC0415
-
-    return base64.b64decode(text)
 
 
 def test_a_node_component_gets_the_identities_of_its_node_and_no_other(api_server: ApiAlone, tmp_path: Path) -> None:
