@@ -11,6 +11,9 @@ ObjectKey = tuple[Kind, str]
 # Objects whose authors are told on the object what becomes of it.
 STATUS_KINDS = frozenset({Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION})
 
+# The field of a policy's status where the last version that was understood stands while a malformed one is there.
+KEPT = "lastUnderstood"
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -28,13 +31,19 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What stands on an object in the API besides what it asks for; `version` is its resourceVersion."""
+    """What stands on an object in the API besides what it asks for; `version` is its resourceVersion.
+
+    `understood` is what is in force instead of an object that is malformed, as a text that only sources can read;
+    `kept` is what the object's status says of that.
+    """
 
     api_version: str
     uid: str
     version: str
     generation: int
     conditions: tuple[Mapping[str, Any], ...]
+    understood: str = ""
+    kept: str = ""
 
 
 class Sink(Protocol):

@@ -1,9 +1,12 @@
 """The objects of one kind as an API server has them: documents reduced, and merged into changes.
 
-What is malformed becomes a fault on the object, and the object's last good version stays in force. A new list replaces
-everything at once: what comes of it are the differences.
+What is malformed becomes a fault on the object, and the object's last good version stays in force. A policy's stands in
+its status meanwhile (written by the controller that leads), so that a controller that starts then knows it too. A new
+list replaces everything at once: what comes of it are the differences.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +14,8 @@ from typing import Any
 from controller.index.fields import ObjectFault
 from controller.index.objects import NAMESPACED, Change, Kind, Object
 from controller.index.parse import key_of, parse
-from controller.sources.base import STATUS_KINDS, Fault, Written
+from controller.index.parse_policies import DRY_RUN
+from controller.sources.base import KEPT, STATUS_KINDS, Fault, Written
 from mesh.kube.follow import is_before
 from mesh.kube.resources import Resource
 
@@ -25,6 +29,8 @@ class Item:
     object: Object | None
     fault: Fault | None = None
     written: Written | None = None
+    understood: str = ""  # of a policy: what can be kept of this version, or what its status has kept of an earlier one
+    last_good: Object | None = None  # of a malformed policy: what its status has kept
 
 
 def reduce(document: Any, kind: Kind, resource: Resource) -> Item:
@@ -38,12 +44,16 @@ def reduce(document: Any, kind: Kind, resource: Resource) -> Item:
     key = ""
     try:
         key = key_of(document, kind)
-        written = _written(document, resource) if kind in STATUS_KINDS else None
-        return Item(key, version, parse(document, kind), None, written)
+        parsed = parse(document, kind)
+        if kind not in STATUS_KINDS:
+            return Item(key, version, parsed)
+        return Item(key, version, parsed, None, _written(document, resource), _keep(document))
     except ObjectFault as error:
         fault = Fault(place, f"{kind.value} {key}".rstrip(), error.path, error.what)
-        written = _written(document, resource) if kind in STATUS_KINDS and key else None
-        return Item(key, version, None, fault, written)
+        if kind not in STATUS_KINDS or not key:
+            return Item(key, version, None, fault)
+        written = _written(document, resource)
+        return Item(key, version, None, fault, written, written.kept, _last_good(document, kind, written.kept))
 
 
 class Collected:
@@ -56,6 +66,7 @@ class Collected:
         self.written: dict[str, Written] = {}
         self._on_changes = on_changes
         self._objects: dict[str, Object] = {}
+        self._understood: dict[str, str] = {}
         self._has_moved = False
 
     def listed(self, items: Sequence[Item]) -> None:
@@ -93,17 +104,24 @@ class Collected:
         self.faults.pop(item.key, None)
         if item.fault is not None:
             self.faults[item.key] = item.fault
+        found = item.object
+        if found is None and item.key not in self._objects:
+            found = item.last_good
+        if found is not None and item.understood:
+            self._understood[item.key] = item.understood
         if item.written is not None:
-            self.written[item.key] = item.written
-        if item.object is None or self._objects.get(item.key) == item.object:
+            understood = "" if item.fault is None else self._understood.get(item.key, "")
+            self.written[item.key] = dataclasses.replace(item.written, understood=understood)
+        if found is None or self._objects.get(item.key) == found:
             return None
-        self._objects[item.key] = item.object
-        return Change(self.kind, item.key, item.object)
+        self._objects[item.key] = found
+        return Change(self.kind, item.key, found)
 
     def _drop(self, key: str) -> Change:
         self.faults.pop(key, None)
         self.written.pop(key, None)
         self._objects.pop(key, None)
+        self._understood.pop(key, None)
         return Change(self.kind, key, None)
 
 
@@ -117,10 +135,29 @@ def _newest(items: Sequence[Item]) -> Mapping[str, Item]:
     return found
 
 
+def _keep(document: Any) -> str:
+    """What makes a policy, as one text: merging patches would mix the fields of two versions."""
+    annotations = document["metadata"].get("annotations") or {}
+    kept = {"spec": document.get("spec"), DRY_RUN: annotations.get(DRY_RUN)}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def _last_good(document: Any, kind: Kind, kept: str) -> Object | None:
+    """The policy of `_keep`'s text, None if there is none."""
+    try:
+        values = json.loads(kept)
+        annotations = {DRY_RUN: values[DRY_RUN]} if values[DRY_RUN] is not None else {}
+        metadata = {**document["metadata"], "annotations": annotations}
+        return parse({**document, "metadata": metadata, "spec": values["spec"]}, kind)
+    except (ValueError, TypeError, KeyError, ObjectFault):
+        return None
+
+
 def _written(document: Any, resource: Resource) -> Written:
     metadata = document["metadata"]
     status = document.get("status")
     conditions = status.get("conditions") if isinstance(status, dict) else None
+    kept = status.get(KEPT) if isinstance(status, dict) else None
     generation = metadata.get("generation")
     return Written(
         api_version=resource.api_version,
@@ -128,4 +165,5 @@ def _written(document: Any, resource: Resource) -> Written:
         version=str(metadata.get("resourceVersion", "")),
         generation=generation if isinstance(generation, int) else 0,
         conditions=tuple(one for one in conditions if isinstance(one, dict)) if isinstance(conditions, list) else (),
+        kept=kept if isinstance(kept, str) else "",
     )

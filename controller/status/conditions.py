@@ -23,11 +23,12 @@ _MESSAGE_LENGTH = 1024  # a condition may have 32 KiB; nobody reads that
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """The conditions that an object should have, made from a version of it."""
+    """The conditions that an object should have, made from a version of it, and what its status should keep."""
 
     key: ObjectKey
     written: Written
     conditions: Sequence[Mapping[str, Any]]
+    kept: str
 
 
 def patches(
@@ -39,8 +40,11 @@ def patches(
     for key, stands in sorted(written.items(), key=lambda entry: (entry[0][0].value, entry[0][1])):
         fault = by_object.get(f"{key[0].value} {key[1]}")
         verdict = _of_fault(fault, key, index) if fault else _verdict(key, index)
-        if verdict is not None and (conditions := _changed(stands, verdict, now)) is not None:
-            found.append(Patch(key, stands, conditions))
+        if verdict is None:
+            continue
+        conditions, has_changed = _conditions(stands, verdict, now)
+        if has_changed or stands.understood != stands.kept:
+            found.append(Patch(key, stands, conditions, stands.understood))
     return found
 
 
@@ -60,8 +64,8 @@ def _of_fault(fault: Fault, key: ObjectKey, index: Index) -> Verdict:
     return Verdict(False, INVALID, f"{what}; {then}")
 
 
-def _changed(written: Written, verdict: Verdict, now: datetime.datetime) -> Sequence[Mapping[str, Any]] | None:
-    """All conditions with ours brought up to date; None if it is."""
+def _conditions(written: Written, verdict: Verdict, now: datetime.datetime) -> tuple[Sequence[Mapping[str, Any]], bool]:
+    """All conditions with ours brought up to date, and whether it was not."""
     status = "True" if verdict.accepted else "False"
     says = {
         "type": TYPE,
@@ -72,11 +76,11 @@ def _changed(written: Written, verdict: Verdict, now: datetime.datetime) -> Sequ
     }
     before = next((one for one in written.conditions if one.get("type") == TYPE), {})
     if all(before.get(name) == value for name, value in says.items()):
-        return None
+        return written.conditions, False
     has_turned = before.get("status") != status
     since = now.strftime("%Y-%m-%dT%H:%M:%SZ") if has_turned else before.get("lastTransitionTime")
     others = [one for one in written.conditions if one.get("type") != TYPE]
-    return [*others, {**says, "lastTransitionTime": since or now.strftime("%Y-%m-%dT%H:%M:%SZ")}]
+    return [*others, {**says, "lastTransitionTime": since or now.strftime("%Y-%m-%dT%H:%M:%SZ")}], True
 
 
 PLURALS: Mapping[Kind, str] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from controller.election import WRITE_TIMEOUT_S, Leadership
 from controller.index.index import Index
-from controller.sources.base import Fault, ObjectKey, Source
+from controller.sources.base import KEPT, Fault, ObjectKey, Source
 from controller.status.conditions import PLURALS, Patch, patches
 from mesh.kube.api import Api
 from mesh.kube.backoff import Backoff
@@ -87,7 +87,7 @@ class StatusWriter:
         namespace, _, name = key.partition("/")
         document = {
             "metadata": {"resourceVersion": patch.written.version},
-            "status": {"conditions": list(patch.conditions)},
+            "status": {"conditions": list(patch.conditions), KEPT: patch.kept or None},
         }
         try:
             await self.api.merge_patch(

@@ -10,6 +10,7 @@ import pytest
 
 from controller.app import Controller
 from controller.config import Config, ServeConfig, SourceConfig
+from controller.index.objects import Kind
 from mesh.kube.api import Api, Selection
 from mesh.kube.resources import AUTHORIZATION_POLICIES, EVENTS, PEER_AUTHENTICATIONS, PODS, Resource
 from mesh.wire.agent_pb2 import CapturedPod, CaptureReport
@@ -48,7 +49,7 @@ async def condition(api: Api, resource: Resource, name: str, ns: str) -> dict[st
 
 def test_a_policy_says_what_becomes_of_it_in_each_of_its_generations(api_server: ApiAlone, tmp_path: Path) -> None:
     async def test() -> None:
-        async with controlling(api_server, tmp_path) as (_, api, ns):
+        async with controlling(api_server, tmp_path) as (controller, api, ns):
             await put(api, policy("p", DENY, ns=ns))
             found: dict[str, Any] = {}
 
@@ -71,6 +72,11 @@ def test_a_policy_says_what_becomes_of_it_in_each_of_its_generations(api_server:
             assert "spec.rules[0].form" in found["message"]
             assert "stays in force" in found["message"]
             document = await api.get(AUTHORIZATION_POLICIES, "p", ns)
+            assert '"methods":["GET"]' in document["status"]["lastUnderstood"]
+            before = controller.index.get(Kind.AUTHORIZATION_POLICY, f"{ns}/p")
+            assert before is not None
+            async with controlling(api_server, tmp_path / "second") as (second, _, _):
+                assert second.index.get(Kind.AUTHORIZATION_POLICY, f"{ns}/p") == before
             managers = {one["manager"] for one in document["metadata"]["managedFields"] if "subresource" in one}
             assert managers == {"culvert-controller"}
 

@@ -25,7 +25,7 @@ from mesh.aio import Background
 from mesh.kube.follow import Pace
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from tests.unit.controller import recorded
-from tests.unit.controller.fake_api import Document, FakeApi, Request, definition, refusal
+from tests.unit.controller.fake_api import Answer, Document, FakeApi, Request, definition, refusal
 from tests.unit.controller.nodes import pod, policy, until
 
 PACE = Pace(shortest_backoff_s=0.01, longest_backoff_s=0.05, silence_s=5.0, shortest_watch_s=0.0, page_size=3)
@@ -275,6 +275,45 @@ def test_a_malformed_object_is_reported_and_its_last_good_version_stays(tmp_path
     run(test)
 
 
+def test_a_controller_that_starts_on_a_malformed_policy_knows_its_last_good_version_from_its_status(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        misspelt = {"action": "DENY", "rules": [{"form": []}]}
+        good = policy("p", DENY)
+        good["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
+        fake = make_fake(good)
+        key = (Kind.AUTHORIZATION_POLICY, "shop/p")
+        async with feeding(fake, tmp_path) as (world, source):
+            assert (source.written[key].understood, source.written[key].kept) == ("", "")
+            before = world.objects[key]
+            fake.put(policy("p", misspelt))
+            await until(lambda: bool(source.written[key].understood))
+            understood = source.written[key].understood
+        fake.put({**policy("p", misspelt), "status": {"lastUnderstood": understood}})
+        async with feeding(fake, tmp_path) as (world, source):
+            assert world.objects[key] == before
+            assert len(world.faults) == 1
+            assert source.written[key].understood == source.written[key].kept == understood
+            fake.put({**policy("p", {"action": "ALLOW"}), "status": {"lastUnderstood": understood}})
+            await until(lambda: not world.faults)
+            assert getattr(world.objects[key], "action", None) is Action.ALLOW
+            assert (source.written[key].understood, source.written[key].kept) == ("", understood)
+
+    run(test)
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", "null", '{"spec": 1}', '{"spec": {"action": 1}}', 7, {"spec": {}}])
+def test_a_status_that_keeps_nothing_usable_is_nothing(tmp_path: Path, kept: Any) -> None:
+    async def test() -> None:
+        fake = make_fake({**policy("p", {"action": "DENNY"}), "status": {"lastUnderstood": kept}})
+        async with feeding(fake, tmp_path) as (world, _):
+            assert not world.has(Kind.AUTHORIZATION_POLICY, "shop/p")
+            assert len(world.faults) == 1
+
+    run(test)
+
+
 def test_two_objects_of_one_name_in_a_list_are_the_later_one(tmp_path: Path) -> None:
     async def test() -> None:
         fake = make_fake(policy("p", DENY))
@@ -354,6 +393,18 @@ def test_a_burst_is_one_batch_with_the_last_word_on_each_object(tmp_path: Path) 
             await until(lambda: getattr(world.objects[Kind.POD, "shop/p"], "addresses", ()) == (bytes([10, 0, 0, 29]),))
             assert len(world.batches) - count < 10
             assert dataclasses.is_dataclass(item)
+
+    run(test)
+
+
+def test_a_server_that_is_slow_with_one_kind_holds_up_that_kind_only(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = make_fake(pod("p1", "10.0.0.1"))
+        async with feeding(fake, tmp_path) as (world, _):
+            fake.script = lambda request: Answer(hang=True) if request.path.endswith("/services") else None
+            fake.drop_connections()
+            fake.put(pod("p2", "10.0.0.2"), policy("deny", DENY))
+            await until(lambda: world.has(Kind.POD, "shop/p2") and world.has(Kind.AUTHORIZATION_POLICY, "shop/deny"))
 
     run(test)
 

@@ -1,5 +1,6 @@
 """From what is known of a policy to the condition on it."""
 
+import dataclasses
 import datetime
 from typing import Any
 
@@ -74,6 +75,16 @@ def test_the_conditions_of_others_stay() -> None:
     (patch,) = plan(DENY, written(other, condition(status="Unknown")))
     assert patch.conditions[0] == other
     assert len(patch.conditions) == 2
+
+
+def test_what_is_in_force_instead_of_a_malformed_version_is_kept_and_then_let_go() -> None:
+    fault = Fault("/apis/…", "AuthorizationPolicy shop/p", "spec.action", "is none")
+    (patch,) = plan(DENY, dataclasses.replace(written(), understood="good"), fault)
+    assert patch.kept == "good"
+    says = patch.conditions[0]
+    assert plan(DENY, dataclasses.replace(written(says), understood="good", kept="good"), fault) == []
+    (patch,) = plan(DENY, dataclasses.replace(written(condition()), kept="good"))
+    assert (patch.conditions, patch.kept) == ((condition(),), "")
 
 
 def test_of_a_peer_authentication_too() -> None:

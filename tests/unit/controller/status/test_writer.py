@@ -106,6 +106,10 @@ def test_a_policy_that_changes_is_observed_in_its_new_generation(tmp_path: Path)
             assert accepted(fake, one)["status"] == "False"
             assert "spec.rules[0].form" in accepted(fake, one)["message"]
             assert "stays in force" in accepted(fake, one)["message"]
+            assert '"action":"DENY"' in fake.get(one)["status"]["lastUnderstood"]
+            fake.put({**policy("one", {"action": "ALLOW"}), "status": fake.get(one)["status"]})
+            await until(lambda: accepted(fake, one).get("observedGeneration") == 3)
+            assert "lastUnderstood" not in fake.get(one)["status"]
 
     run(test)
 
