@@ -132,10 +132,10 @@ class Keeper:
         self._due.set()
 
     def _wish(self) -> Wish:
-        rotation = str(((self._secret.get("metadata") or {}).get("annotations") or {}).get(vault.ROTATE, ""))
+        wish = self._own_wish()
         if self._plugged is None:
             self.faults.pop(vault.PLUGGED_SECRET, None)
-            return Wish(None, rotation)
+            return wish
         try:
             plugged = vault.decode_plugged(self._plugged, self._clock())
             trusted = self.trust.certificates if self.trust is not None else plugged.roots
@@ -143,9 +143,14 @@ class Keeper:
                 raise IssuerUnavailable(f"Secret {vault.PLUGGED_SECRET}: ca-cert.pem: {sentence}")
         except IssuerUnavailable as error:
             self._fail(vault.PLUGGED_SECRET, str(error))
-            return Wish(None, rotation)
+            return wish
         self.faults.pop(vault.PLUGGED_SECRET, None)
-        return Wish(plugged, rotation)
+        return replace(wish, plugged=plugged)
+
+    def _own_wish(self) -> Wish:
+        notes = (self._secret.get("metadata") or {}).get("annotations") or {}
+        distrusted = str(notes.get(vault.DISTRUST, "")).lower().replace(":", "").split(",")
+        return Wish(None, str(notes.get(vault.ROTATE, "")), frozenset(map(str.strip, distrusted)))
 
     def _fail(self, name: str, sentence: str) -> None:
         if self.faults.get(name) != sentence:

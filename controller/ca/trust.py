@@ -59,10 +59,14 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for: an operator's issuer, if there is one; and any new word asks for a new root of our own."""
+    """What is asked for: an operator's issuer, if there is one; and any new word asks for a new root of our own.
+
+    Roots whose SHA-256 is among `distrusted` do not stay for their leaves' sake.
+    """
 
     plugged: Issuer | None = None
     rotation: str = ""
+    distrusted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def advance(
     is_over = chosen.issuer.expires <= now  # no leaf of it is alive: there is nobody left to be careful about
     if chosen.next is not None and (is_over or (is_heard and _may_sign(chosen, overlap, now))):
         chosen = replace(chosen, issuer=chosen.next, is_own=chosen.next_is_own, next=None, next_is_own=True)
-    return replace(chosen, roots=tuple(_roots(chosen, overlap, now)))
+    return replace(chosen, roots=tuple(_roots(chosen, wish, overlap, now)))
 
 
 def _choose_next(trust: Trust, wish: Wish, trust_domain: str, now: datetime.datetime) -> Trust:
@@ -136,12 +140,14 @@ def _may_sign(trust: Trust, overlap: Overlap, now: datetime.datetime) -> bool:
     return any(root.certificate in anchors and root.since + overlap.distribution <= now for root in trust.roots)
 
 
-def _roots(trust: Trust, overlap: Overlap, now: datetime.datetime) -> Iterable[TrustedRoot]:
+def _roots(trust: Trust, wish: Wish, overlap: Overlap, now: datetime.datetime) -> Iterable[TrustedRoot]:
     needed = [*trust.issuer.roots, *(trust.next.roots if trust.next is not None else ())]
     known = {root.certificate for root in trust.roots}
     for root in trust.roots:
         if root.certificate in needed:
             yield replace(root, unneeded_since=None)
+            continue
+        if keys.fingerprint(root.certificate) in wish.distrusted:
             continue
         since = root.unneeded_since or now
         if now < since + overlap.retirement and now < root.certificate.not_valid_after_utc:

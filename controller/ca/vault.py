@@ -24,6 +24,9 @@ PLUGGED_SECRET = "cacerts"
 # On the Secret; another word than the last one asks for a new root of our own.
 ROTATE = "culvert.io/rotate-root"
 
+# On the Secret: SHA-256 of roots that are dropped as soon as no issuer needs them, comma separated.
+DISTRUST = "culvert.io/distrust-root"
+
 _STATE = "state.json"
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.ca import vault
+from controller.ca import keys, vault
 from controller.ca.issuer import Issuer
 from controller.ca.trust import Overlap, Trust, TrustedRoot, Wish, advance, ambiguity, first
 from tests.unit.controller.ca.hierarchy import DAY, NOW, intermediate, root
@@ -153,3 +153,14 @@ def test_roots_of_one_name_are_told_apart_by_key_identifiers_or_refused() -> Non
     unnamed = intermediate(above, names_its_issuers_key=False)
     assert "no key identifiers" in ambiguity(unnamed, [*old.roots, *above.roots])
     assert not ambiguity(unnamed, above.roots)
+
+
+def test_a_root_that_is_distrusted_goes_with_the_change_of_issuer_and_not_before() -> None:
+    trust = settled(root(), is_own=True)
+    old = trust.issuer
+    wish = Wish(rotation="stolen", distrusted=frozenset([keys.fingerprint(old.certificate)]))
+    trust = step(trust, wish, NOW)
+    assert old.certificate in trust.certificates
+    trust = step(trust, wish, NOW + DAY)
+    assert trust.certificates == trust.issuer.roots
+    assert trust.issuer is not old
