@@ -7,6 +7,9 @@ from cli.lazy import Lazy, LazyGroup
 COMMANDS = {
     "demo": Lazy("cli.demo.command", "demo", "Run the demonstration and print a checked report."),
     "lab": Lazy("cli.lab.group", "lab", "Nodes and pods from network namespaces, on this machine."),
+    "install": Lazy("cli.install.command", "install", "Install Culvert into a Kubernetes cluster."),
+    "upgrade": Lazy("cli.install.command", "upgrade", "Change an installation's version or settings."),
+    "uninstall": Lazy("cli.install.command", "uninstall", "Take Culvert out of a cluster; nothing is left on nodes."),
     "check": Lazy("cli.check", "check", "Say whether this machine has what a node needs."),
     "node": Lazy("cli.node", "node", "Act on a node's eBPF programs: status, upgrade-bpf, unload."),
     "explain": Lazy("cli.explain", "explain", "Say which rule decides about a connection, and why."),

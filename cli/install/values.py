@@ -24,12 +24,15 @@ class BadValues(Exception):
     """Settings cannot be used; the message names each that is wrong."""
 
 
-def merged(defaults: Values, files: Iterable[Path], assignments: Iterable[str]) -> Values:
-    """Defaults, then files in order, then assignments (`a.b=c`); raises BadValues with every fault.
+def chosen(
+    defaults: Values, files: Iterable[Path], assignments: Iterable[str], earlier: Values | None = None
+) -> Values:
+    """What is set beside the defaults: by an earlier choice, then files in order, then assignments (`a.b=c`).
 
     A list that is given replaces the default's as a whole; items that are assigned one by one build up a given list.
+    Raises BadValues with every fault.
     """
-    given: Values = {}
+    given: Values = copy.deepcopy(earlier or {})
     faults: list[str] = []
     for path in files:
         try:
@@ -47,9 +50,19 @@ def merged(defaults: Values, files: Iterable[Path], assignments: Iterable[str]) 
     given = _checked(given, defaults, "", faults)
     if faults:
         raise BadValues("\n".join(faults))
+    return given
+
+
+def complete(defaults: Values, given: Values) -> Values:
+    """Defaults with what was chosen over them."""
     values = copy.deepcopy(defaults)
     _merge(values, given)
     return values
+
+
+def merged(defaults: Values, files: Iterable[Path], assignments: Iterable[str]) -> Values:
+    """Defaults, files and assignments together; raises BadValues with every fault."""
+    return complete(defaults, chosen(defaults, files, assignments))
 
 
 def _merge(values: Values, changes: Values) -> None:

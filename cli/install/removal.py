@@ -1,0 +1,256 @@
+"""Taking an installation out: pods let go, nodes cleaned, objects removed, each step bounded and safe to repeat.
+
+The order matters. First the labels go, so that the agents let their pods go while everything still works; then the
+agents end; then a DaemonSet of the same image removes from every node what outlives processes (CNI entry, programs,
+pins); then the objects. What could not be cleaned is said by name and never hidden.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from cli.install import record, waiting
+from cli.install.cleaner import CLEANER, cleaner_of
+from cli.install.kinds import DAEMON_SETS, Document
+from cli.install.record import Ref, is_ours, manager
+from cli.install.waiting import Say, TimedOut
+from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, MESH_LABEL
+from mesh.kube.api import Api, Selection
+from mesh.kube.errors import NotFound
+from mesh.kube.resources import (
+    AUTHORIZATION_POLICIES,
+    CONFIG_MAPS,
+    DEFINITIONS,
+    LEASES,
+    NAMESPACES,
+    PEER_AUTHENTICATIONS,
+    PODS,
+    SECRETS,
+    Resource,
+)
+
+NODE = "culvert-node"
+# Made by the controller, and so not part of any list of ours.
+_MADE = (
+    (SECRETS, "culvert-ca"),
+    (CONFIG_MAPS, "culvert-ca-root"),
+    (CONFIG_MAPS, record.NAME),
+    (LEASES, "culvert-controller"),
+)
+_TEMPLATE = "{} {}: new pods of it carry the label {} again: take it out of the template"
+_POLICIES = (AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS)
+
+
+@dataclass(slots=True)
+class Removed:
+    """What was done and what stays, a line each."""
+
+    done: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One removal. `purge` also takes away what users wrote: policies, and the namespace with whatever is in it."""
+
+    api: Api
+    namespace: str
+    say: Say
+    timeout_s: float
+    purge: bool = False
+
+    async def run(self, objects: Sequence[Ref]) -> Removed:
+        """Everything, in order; raises ApiFault."""
+        result = Removed()
+        helm = await self.node_set_of_helm()
+        await self.let_go(result)
+        await self.clean_nodes(result)
+        if helm:
+            result.left.append("the objects are Helm's: remove them with `helm uninstall`")
+            return result
+        await self.remove_objects(objects, result)
+        await self.remove_definitions(result)
+        await self.remove_namespace(result)
+        return result
+
+    async def node_set_of_helm(self) -> bool:
+        """Whether Helm has made the installation."""
+        try:
+            return manager(await self.api.get(DAEMON_SETS, NODE, self.namespace)) == "Helm"
+        except NotFound:
+            return False
+
+    # --- pods
+
+    async def let_go(self, result: Removed) -> None:
+        """Take our labels away and wait until no pod is captured any more."""
+        for resource in (NAMESPACES, PODS):
+            for found in await self._all(Selection(resource, label_selector=MESH_LABEL, metadata_only=True)):
+                if (found["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == "culvert":
+                    continue  # our own pods and namespace say what they say for as long as they are
+                await self._strip(resource, found, {"labels": {MESH_LABEL: None}})
+                what = "namespace " if resource is NAMESPACES else f"pod {found['metadata']['namespace']}/"
+                result.done.append(f"label {MESH_LABEL} of {what}{found['metadata']['name']}")
+                for owner in found["metadata"].get("ownerReferences") or ():
+                    _add_once(result.left, _TEMPLATE.format(owner["kind"].lower(), owner["name"], MESH_LABEL))
+        try:
+            await waiting.until("pods to be let go", self._captured, self.timeout_s, self.say)
+        except TimedOut as late:
+            result.left.append(str(late))
+        for pod in await self._annotated():
+            await self._strip(PODS, pod, {"annotations": {CAPTURE_ANNOTATION: None}})
+
+    async def _captured(self) -> list[str]:
+        if await self._node_set() is None:
+            return []  # nobody is there to let go or to say so
+        return [
+            f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']} is captured"
+            for pod in await self._annotated()
+            if pod["metadata"]["annotations"][CAPTURE_ANNOTATION] == CAPTURED and _is_alive(pod)
+        ]
+
+    async def _annotated(self) -> list[Document]:
+        pods = await self._all(Selection(PODS))
+        return [pod for pod in pods if CAPTURE_ANNOTATION in (pod["metadata"].get("annotations") or {})]
+
+    async def _strip(self, resource: Resource, found: Document, change: Document) -> None:
+        metadata = found["metadata"]
+        with contextlib.suppress(NotFound):
+            await self.api.merge_patch(resource, metadata["name"], {"metadata": change}, metadata.get("namespace", ""))
+
+    # --- nodes
+
+    async def clean_nodes(self, result: Removed) -> None:
+        """End the nodes' pods and remove what outlives them on every node."""
+        node_set = await self._node_set()
+        if node_set is not None:
+            await self._apply_cleaner(node_set)
+            await self.api.delete(DAEMON_SETS, NODE, self.namespace, uid=node_set["metadata"]["uid"])
+            result.done.append(f"daemonset {self.namespace}/{NODE}")
+        try:
+            cleaner = await self.api.get(DAEMON_SETS, CLEANER, self.namespace)
+        except NotFound:
+            result.left.append("no DaemonSet culvert-node is there: whether nodes are clean is not known")
+            return
+        missing = partial(waiting.daemon_set_missing, self.api, self.namespace, CLEANER)
+        try:
+            await waiting.until("nodes to be cleaned", missing, self.timeout_s, self.say)
+            result.done.append(f"what was pinned and entered on {cleaner_nodes(await self._get_cleaner())} nodes")
+        except TimedOut as late:
+            result.left.append(f"{late}\n  on such a node: culvert node unload, and remove the plugin culvert-cni")
+        await self.api.delete(DAEMON_SETS, CLEANER, self.namespace, uid=cleaner["metadata"]["uid"])
+        gone = partial(waiting.pods_gone, self.api, self.namespace, CLEANER)
+        try:
+            await waiting.until("pods to end", gone, self.timeout_s, self.say)
+        except TimedOut as late:
+            result.left.append(str(late))
+
+    async def _apply_cleaner(self, node_set: Document) -> None:
+        await self.api.apply(DAEMON_SETS, cleaner_of(node_set), self.namespace)
+
+    async def _get_cleaner(self) -> Document:
+        return await self.api.get(DAEMON_SETS, CLEANER, self.namespace)
+
+    async def _node_set(self) -> Document | None:
+        try:
+            return await self.api.get(DAEMON_SETS, NODE, self.namespace)
+        except NotFound:
+            return None
+
+    # --- objects
+
+    async def remove_objects(self, objects: Sequence[Ref], result: Removed) -> None:
+        """The objects of the installation, the last first, and those that the controller has made."""
+        for ref in reversed(objects):
+            if ref.kind != "Namespace" and await record.removed(self.api, ref):
+                result.done.append(str(ref))
+        gone = partial(waiting.pods_gone, self.api, self.namespace, "culvert-controller")
+        try:
+            await waiting.until("the controllers to end", gone, self.timeout_s, self.say)
+        except TimedOut as late:
+            result.left.append(str(late))
+        for resource, name in _MADE:
+            try:
+                await self.api.delete(resource, name, self.namespace)
+                result.done.append(f"{resource} {self.namespace}/{name}")
+            except NotFound:
+                pass
+
+    async def remove_definitions(self, result: Removed) -> None:
+        """The kinds of policies, if we brought them and nobody uses them (or all goes)."""
+        for policies in _POLICIES:
+            name = str(policies)
+            try:
+                definition = await self.api.get(DEFINITIONS, name)
+                used = len(await self._all(Selection(policies, metadata_only=True)))
+            except NotFound:
+                continue
+            if not is_ours(definition):
+                continue
+            if used and not self.purge:
+                result.left.append(f"{name}: {used} objects of this kind exist (--purge removes them with it)")
+                continue
+            await self.api.delete(DEFINITIONS, name, uid=definition["metadata"]["uid"])
+            result.done.append(f"customresourcedefinition {name}")
+
+    async def remove_namespace(self, result: Removed) -> None:
+        """The namespace, if we made it and nothing of a user's is in it (or all goes)."""
+        try:
+            namespace = await self.api.get(NAMESPACES, self.namespace)
+        except NotFound:
+            return
+        if not is_ours(namespace):
+            return
+        kept = [] if self.purge else await self._things_of_users()
+        if kept:
+            result.left.append(f"namespace {self.namespace}: holds {', '.join(kept)} (--purge removes it all the same)")
+            return
+        await self.api.delete(NAMESPACES, self.namespace, uid=namespace["metadata"]["uid"])
+        try:
+            await waiting.until("the namespace to go", self._namespace_left, self.timeout_s, self.say)
+            result.done.append(f"namespace {self.namespace}")
+        except TimedOut as late:
+            result.left.append(str(late))
+
+    async def _namespace_left(self) -> list[str]:
+        try:
+            found = await self.api.get(NAMESPACES, self.namespace)
+        except NotFound:
+            return []
+        conditions = waiting.conditions_of(found)
+        return [one["message"] for one in conditions if one["status"] == "True"] or ["it is being emptied"]
+
+    async def _things_of_users(self) -> list[str]:
+        found = []
+        for resource in (SECRETS, *_POLICIES, PODS):
+            try:
+                items = await self._all(Selection(resource, self.namespace))
+            except NotFound:
+                continue
+            mine = [one for one in items if _is_a_users(one)]
+            found += [f"{resource} {one['metadata']['name']}" for one in mine]
+        return found
+
+    async def _all(self, selection: Selection) -> list[Document]:
+        return [item async for page in self.api.pages(selection) for item in page]
+
+
+def cleaner_nodes(cleaner: Document) -> int:
+    """How many nodes it runs on."""
+    return int(cleaner.get("status", {}).get("desiredNumberScheduled", 0))
+
+
+def _add_once(lines: list[str], line: str) -> None:
+    if line not in lines:
+        lines.append(line)
+
+
+def _is_alive(pod: Document) -> bool:
+    return pod.get("status", {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _is_a_users(found: Document) -> bool:
+    labels = found["metadata"].get("labels") or {}
+    is_token = found.get("type", "").startswith("kubernetes.io/service-account-token")
+    return labels.get("app.kubernetes.io/part-of") != "culvert" and not is_token

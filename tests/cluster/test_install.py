@@ -1,0 +1,193 @@
+"""Installing into and removing from a real API server. There are no nodes here, so nothing ever becomes ready."""
+
+import asyncio
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from cli.install import record, removal, steps
+from cli.install.chart import Chart, Release
+from cli.install.kinds import DAEMON_SETS, DEPLOYMENTS, resource
+from cli.install.record import LABELS, Record, ref_of
+from cli.install.values import complete
+from cli.main import culvert
+from mesh.enrolment import CAPTURE_ANNOTATION, MESH_LABEL
+from mesh.kube.errors import NotFound
+from mesh.kube.resources import AUTHORIZATION_POLICIES, DEFINITIONS, NAMESPACES, PODS, SECRETS
+
+CHART = Chart()
+CLUSTER_ROLES = resource("rbac.authorization.k8s.io/v1", "ClusterRole")
+NETWORK_POLICIES = resource("networking.k8s.io/v1", "NetworkPolicy")
+OWN = {"namespace": {"create": True}, "managedBy": "culvert"}
+
+
+@pytest.fixture
+def api(api_server):
+    """What a test leaves behind, the next one would take for an installation."""
+    yield api_server.api
+    run(clear(api_server.api()))
+
+
+async def clear(api):
+    for kind in (CLUSTER_ROLES, resource("rbac.authorization.k8s.io/v1", "ClusterRoleBinding")):
+        for name in ("culvert-controller", "culvert-node"):
+            await gone(api, kind, name)
+    for definition in CHART.definitions():
+        await gone(api, DEFINITIONS, definition["metadata"]["name"])
+
+
+async def gone(api, kind, name, namespace=""):
+    try:
+        await api.delete(kind, name, namespace)
+    except NotFound:
+        return
+    for _ in range(100):
+        try:
+            await api.get(kind, name, namespace)
+        except NotFound:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{name} does not go")
+
+
+def run(work):
+    return asyncio.run(work)
+
+
+def wanted(namespace, settings=None):
+    objects = CHART.objects(complete(complete(CHART.defaults, OWN), settings or {}), Release(namespace))
+    kept = Record(CHART.version, settings or {}, tuple(map(ref_of, objects)))
+    return steps.Wanted(namespace, kept, CHART.definitions(), objects)
+
+
+def quiet(text):
+    pass
+
+
+def test_all_objects_are_taken_and_a_second_time_changes_nothing(api):
+    async def work():
+        client = api()
+        await steps.bring(client, wanted("mesh-twice"), None, quiet)
+        before = [await client.get(one, name, "mesh-twice") for one, name in sets()]
+        done = await steps.bring(client, wanted("mesh-twice"), await record.read(client, "mesh-twice"), quiet)
+        after = [await client.get(one, name, "mesh-twice") for one, name in sets()]
+        return before, after, done
+
+    before, after, done = run(work())
+    assert [one["metadata"]["generation"] for one in before] == [one["metadata"]["generation"] for one in after]
+    assert done.removed == []
+
+
+def sets():
+    return ((DEPLOYMENTS, "culvert-controller"), (DAEMON_SETS, "culvert-node"))
+
+
+def test_what_is_no_part_of_the_installation_any_more_is_removed(api):
+    async def work():
+        client = api()
+        await steps.bring(client, wanted("mesh-less"), None, quiet)
+        earlier = await record.read(client, "mesh-less")
+        less = wanted("mesh-less", {"networkPolicy": {"enabled": False}})
+        done = await steps.bring(client, less, earlier, quiet)
+        with pytest.raises(NotFound):
+            await client.get(NETWORK_POLICIES, "culvert-controller", "mesh-less")
+        return done, await record.read(client, "mesh-less")
+
+    done, kept = run(work())
+    assert done.removed == ["networkpolicy mesh-less/culvert-controller"]
+    assert kept.settings == {"networkPolicy": {"enabled": False}}
+
+
+def test_definitions_of_somebody_elses_serve_and_are_never_touched(api):
+    async def work():
+        client = api()
+        definition = CHART.definitions()[0]
+        foreign = {**definition, "metadata": {"name": definition["metadata"]["name"], "labels": {"by": "another"}}}
+        await client.apply(DEFINITIONS, foreign)
+        done = await steps.bring(client, wanted("mesh-foreign"), None, quiet)
+        kept = await record.read(client, "mesh-foreign")
+        left = await removal.Removal(client, "mesh-foreign", quiet, 1.0, purge=True).run(kept.objects)
+        return done, left, await client.get(DEFINITIONS, foreign["metadata"]["name"])
+
+    done, left, found = run(work())
+    assert done.left == [found["metadata"]["name"]]
+    assert found["metadata"]["labels"] == {"by": "another"}
+    assert f"customresourcedefinition {found['metadata']['name']}" not in left.done
+
+
+def test_an_installation_by_helm_is_not_overwritten(api):
+    async def work():
+        client = api()
+        role = next(one for one in wanted("mesh-helm").objects if one["kind"] == "ClusterRole")
+        labels = {**role["metadata"]["labels"], record.MANAGED_BY: "Helm"}
+        await client.apply(CLUSTER_ROLES, {**role, "metadata": {**role["metadata"], "labels": labels}})
+        await steps.bring(client, wanted("mesh-helm"), None, quiet)
+
+    with pytest.raises(steps.InstallRefused, match="managed by Helm"):
+        run(work())
+
+
+def test_removal_takes_labels_objects_and_definitions_and_says_what_stays(api):
+    async def work():
+        client = api()
+        await steps.bring(client, wanted("mesh-out"), None, quiet)
+        await client.create(NAMESPACES, {"metadata": {"name": "shop-out", "labels": {MESH_LABEL: "enabled"}}})
+        pod = {
+            "metadata": {
+                "name": "web",
+                "annotations": {CAPTURE_ANNOTATION: "bypassing"},
+                "labels": {MESH_LABEL: "enabled"},
+            }
+        }
+        pod["spec"] = {"containers": [{"name": "a", "image": "b"}]}
+        await client.create(PODS, pod, "shop-out")
+        policy = {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": "p"},
+            "spec": {},
+        }
+        await client.create(AUTHORIZATION_POLICIES, policy, "shop-out")
+        await client.create(SECRETS, {"metadata": {"name": "cacerts"}}, "mesh-out")
+        kept = await record.read(client, "mesh-out")
+        removed = await removal.Removal(client, "mesh-out", quiet, 1.0).run(kept.objects)
+        found = await client.get(PODS, "web", "shop-out"), await client.get(NAMESPACES, "shop-out")
+        rest = [ref for ref in kept.objects if ref.kind != "Namespace" and await is_there(client, ref)]
+        return removed, found, rest
+
+    async def is_there(client, ref):
+        try:
+            await client.get(resource(ref.api_version, ref.kind), ref.name, ref.namespace)
+        except NotFound:
+            return False
+        return True
+
+    removed, (pod, namespace), rest = run(work())
+    assert MESH_LABEL not in namespace["metadata"]["labels"]
+    assert not pod["metadata"].get("labels") and not pod["metadata"].get("annotations")
+    assert rest == []
+    left = "\n".join(removed.left)
+    assert "authorizationpolicies.security.istio.io: 1 objects" in left
+    assert "namespace mesh-out: holds secrets cacerts" in left
+    assert "nodes to be cleaned" in left  # no node is there that could say so
+    assert "customresourcedefinition peerauthentications.security.istio.io" in removed.done
+
+
+def test_install_says_what_it_waits_for_and_goes_on_from_there(api, api_server):
+    options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", "mesh-cli"]
+    done = CliRunner().invoke(culvert, ["install", *options, "--timeout", "1"])
+    assert done.exit_code == 1
+    assert "the controller: not within 1 s" in done.stderr
+    assert "0 of 2 ready" in done.stderr
+    done = CliRunner().invoke(culvert, ["upgrade", *options, "--set", "controller.replicas=1", "--dry-run", "--json"])
+    assert done.exit_code == 0, done.stderr
+    kinds = {one["kind"]: one for one in json.loads(done.stdout)["objects"]}
+    assert kinds["Deployment"]["spec"]["replicas"] == 1
+    assert kinds["Namespace"]["metadata"]["labels"].items() >= LABELS.items()
+
+
+def test_an_upgrade_of_nothing_is_refused(api, api_server):
+    done = CliRunner().invoke(culvert, ["upgrade", "--kubeconfig", str(api_server.kubeconfig), "-n", "mesh-none"])
+    assert done.exit_code == 1
+    assert "`culvert install` makes one" in done.stderr
