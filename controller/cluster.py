@@ -18,13 +18,16 @@ class Cluster:
 
     def __init__(self, config: Config, index: Index, metrics: Metrics) -> None:
         self.api = Api.connect(config.source.kubeconfig)
-        self.source = KubernetesSource(self.api)
-        self.election = Election(self.api, config.election.lease_namespace) if config.election.elect else None
+        # Turns of their own: a storm of token reviews delays neither objects nor the renewal of the lease.
+        self.source = KubernetesSource(Api(self.api.transport))
+        election_api = Api(self.api.transport)
+        self.election = Election(election_api, config.election.lease_namespace) if config.election.elect else None
         self.leadership = self.election or Alone()
         self.writer = StatusWriter(self.api, self.source, index, self.leadership)
         self.events = Events(self.api)
         self._metrics = metrics
         metrics.leader.set(0 if self.election else 1)
+        metrics.source_away.set_function(lambda: len(self.source.away))
         if self.election:
             self.election.on_change = self._turn
 

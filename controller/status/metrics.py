@@ -35,6 +35,7 @@ class Metrics:
         self.ca_phase = self._gauge("ca_phase", "1 for the phase that the rotation of roots is in", "phase")
         self.callers_refused = self._counter("callers_refused", "Calls of nobody who may make them", "reason")
         self.source_errors = self._gauge("source_errors", "Malformed files, documents and objects now")
+        self.source_away = self._gauge("source_away", "Kinds of objects that the API server does not let us follow now")
         self.policies_rejected = self._gauge("policies_not_accepted", "Policies of which nothing is enforced")
         self.capture_reports = self._counter("capture_reports", "Reports of node agents about captured pods")
         self.captures_unsettled = self._counter(
