@@ -16,7 +16,7 @@ PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libssl-dev libnghttp2
 DEMO_PACKAGES := nginx-light redis-server redis-tools tshark tcpdump openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) clang clang-format libclang-rt-dev socat linux-libc-dev
 
-C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
+C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h daemonset/cni/*.[ch] bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
 .PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto manifests clean setup setup-test setup-dev packages packages-demo packages-test root test-fresh

@@ -48,6 +48,11 @@ def _serve(argv: Sequence[str]) -> int:
     return 0
 
 
+def entry() -> int:
+    """The console script `culvert-controller`."""
+    return main(sys.argv[1:])
+
+
 def _credential(argv: Sequence[str]) -> int:
     config = CredentialConfig.load(argv, os.environ)
     from controller.ca.authority import IssuerExpired  # noqa: PLC0415 - as above
@@ -63,4 +68,4 @@ def _credential(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(entry())

@@ -103,6 +103,10 @@ class Agent:
                 found.append((worker.pod, Refusal(worker.refused, worker.reason)))
         return [(pod, refusal) for pod, refusal in found if refusal.kind not in _PASSING]
 
+    def worker(self, uid: str) -> Worker | None:
+        """The one of a pod, if it is in the mesh, on its way in or out."""
+        return self._workers.get(uid)
+
     def start(self, snapshot: Snapshot, held: Mapping[int, bool]) -> None:
         """Begin with a first snapshot and with what the kernel holds (captured or draining, by cookie).
 

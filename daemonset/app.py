@@ -11,6 +11,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bpf.features import has_guard
 from daemonset.agent import Agent, Here, KernelNamespaces
@@ -19,17 +20,21 @@ from daemonset.controller_link import ControllerLink
 from daemonset.enrolment import KernelFault, Pace, World
 from daemonset.fallback import FallbackGuard
 from daemonset.kernel import NodeKernel
-from daemonset.lock import only_agent
+from daemonset.lock import only_agent, running_agent
 from daemonset.pods import PodSource
 from daemonset.programs import LoadFailed, run_loader
 from daemonset.reports import Reports
 from daemonset.runtime import RuntimeSource
 from daemonset.status import Sources, Status
 from daemonset.ztunnels import Ztunnels
+from mesh import ready_file
 from mesh.aio import Background
 from mesh.http import HttpServer
 from mesh.netns import cookie as netns_cookie
 from mesh.sockdiag import SockDiag
+
+if TYPE_CHECKING:
+    from daemonset.cluster.node import ClusterNode
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +72,47 @@ async def run(config: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runtime = config.place.runtime
-    runtime.mkdir(parents=True, exist_ok=True)
-    with only_agent(runtime, config.enrolment.handover_s):
-        status = Status(Sources(config.place.node, config.key))
+    config.place.runtime.mkdir(parents=True, exist_ok=True)
+    status = Status(Sources(config.place.node, config.key))
+    async with Background() as background:
+        if config.ports.ready_file is not None:
+            background.start(ready_file.keep(config.ports.ready_file, lambda: status.sources.is_ready), "ready file")
+        background.start(_hold(config, status), "agent")
+        stopped = background.run_once(stop.wait(), "signals")
+        failed = background.run_once(background.failed(), "failures")
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await background.failed()
+        log.info("stopping; programs, links and maps stay in place")
+
+
+async def _hold(config: Config, status: Status) -> None:
+    """Work as the only agent of this node, once that is free to be."""
+    runtime, enrolment = config.place.runtime, config.enrolment
+    if enrolment.standby and (holder := running_agent(runtime)):
+        log.info("standing by for the agent that works here (pid %s)", holder)
+        status.sources.stands_by = True
+    async with only_agent(runtime, None if enrolment.standby else enrolment.handover_s):
+        status.sources.stands_by = False
         async with (
             Background() as background,
             HttpServer(config.ports.status_host, config.ports.status_port, status.routes()),
         ):
             background.start(status.keep_file(runtime / "agent-status.json"), "status file")
-            background.start(_work(config, status, RuntimeSource(runtime)), "agent")
-            stopped = background.run_once(stop.wait(), "signals")
-            failed = background.run_once(background.failed(), "failures")
-            await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.is_set():
-                await background.failed()
-            log.info("stopping; programs, links and maps stay in place")
+            background.start(_work_on(config, status), "work")
+            await background.failed()
+
+
+async def _work_on(config: Config, status: Status) -> None:
+    if config.place.pod_source != "kubernetes":
+        await _work(config, status, RuntimeSource(config.place.runtime))
+        return
+    from daemonset.cluster.node import ClusterNode  # noqa: PLC0415 - TLS and HTTP, which other nodes do without
+
+    cluster = ClusterNode(config, status.sources)
+    status.sources.cluster = cluster
+    async with cluster.serving():
+        await _work(config, status, cluster.source, cluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +126,7 @@ class _Parts:
     background: Background
 
 
-async def _work(config: Config, status: Status, source: PodSource) -> None:
+async def _work(config: Config, status: Status, source: PodSource, cluster: "ClusterNode | None" = None) -> None:
     sources = status.sources
     sources.step = "programs to be loaded"
     sources.loader = await _load_programs(config)
@@ -110,19 +140,22 @@ async def _work(config: Config, status: Status, source: PodSource) -> None:
             def changed() -> None:
                 status.changed()
                 reports.refuse(agent.refused())
+                if cluster is not None:
+                    cluster.changed()
 
             world = World(kernel, ztunnels, reports, LoopClock(), count_connections, changed)
             enrolment = config.enrolment
             pace = Pace(enrolment.settle_s, enrolment.retry_first_s, enrolment.retry_max_s)
             here = Here(config.place.node, node_cookie, enrolment.istio_labels)
-            agent = Agent(here, world, pace, KernelNamespaces(), background)
+            namespaces = cluster.sandboxes if cluster is not None else KernelNamespaces()
+            agent = Agent(here, world, pace, namespaces, background)
             ztunnels.on_lost = agent.lost
             sources.agent, sources.kernel, sources.ztunnels, sources.reports = agent, kernel, ztunnels, reports
             parts = _Parts(agent, kernel, ztunnels, reports, background)
             background.start(ztunnels.failed(), "ztunnel server")
             guard = FallbackGuard(kernel, ztunnels, world.clock, enrolment.fallback_s)
             background.start(guard.run(), "fallback of pods")
-            background.start(_follow(source, parts, status, enrolment.watch_pins_s), "pods")
+            background.start(_follow(source, parts, status, enrolment.watch_pins_s, cluster), "pods")
             await background.failed()
 
 
@@ -158,7 +191,9 @@ async def _load_programs(config: Config) -> str:
     return ""
 
 
-async def _follow(source: PodSource, parts: _Parts, status: Status, watch_pins_s: float) -> None:
+async def _follow(
+    source: PodSource, parts: _Parts, status: Status, watch_pins_s: float, cluster: "ClusterNode | None"
+) -> None:
     """Reconcile with each list of pods; the first one opens the doors to ztunnels and controller."""
     status.sources.step = "the first list of pods"
     is_first = True
@@ -170,6 +205,8 @@ async def _follow(source: PodSource, parts: _Parts, status: Status, watch_pins_s
         parts.agent.start(snapshot, parts.kernel.held())
         parts.ztunnels.open()
         parts.background.start(parts.reports.run(), "reports")
+        if cluster is not None:
+            cluster.annotate(parts.agent, parts.background)
         parts.background.start(_watch_pins(parts, watch_pins_s), "pins")
         status.sources.step = ""
         log.info("ready; %d pods on this node", len(snapshot.pods))

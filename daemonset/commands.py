@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from daemonset.cni import install
 from daemonset.lock import running_agent
 from daemonset.programs import run_loader
 
@@ -30,6 +31,14 @@ def unload(key: str, runtime: Path, *, force: bool = False) -> str:
     if holder and not force:
         raise CommandRefused(f"the agent of node {key} runs (pid {holder}) and would load again: stop it first")
     return asyncio.run(run_loader("unload", key, LOADER_TIMEOUT_S)).strip()
+
+
+def remove_cni(conf_dir: Path, bin_dir: Path) -> list[str]:
+    """Take the CNI plugin and its entry from the node; what was done. Raises OSError.
+
+    An agent that runs puts them back.
+    """
+    return install.remove(install.Places(Path(), bin_dir, conf_dir, Path()))
 
 
 def status(runtime: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """One agent per runtime directory: a lock file that names its holder."""
 
+import asyncio
 import fcntl
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 _NAME = "agent.lock"
@@ -14,16 +14,22 @@ class AnotherAgent(Exception):
     """Somebody else works on this runtime directory."""
 
 
-@contextmanager
-def only_agent(runtime: Path, patience_s: float) -> Iterator[None]:
-    """Hold the lock; raises AnotherAgent when it does not come free. The file stays."""
+@asynccontextmanager
+async def only_agent(runtime: Path, patience_s: float | None) -> AsyncIterator[None]:
+    """Hold the lock; None waits for ever. Raises AnotherAgent when it does not come free. The file stays."""
     fd = os.open(runtime / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + patience_s
-        while not _try_lock(fd):
-            if time.monotonic() >= deadline:
-                raise AnotherAgent(f"an agent (pid {_holder(fd)}) already works on {runtime}")
-            time.sleep(0.1)
+        async with asyncio.timeout(patience_s):
+            while not _try_lock(fd):  # noqa: ASYNC110 - flock has no event
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        holder = _holder(fd)
+        os.close(fd)
+        raise AnotherAgent(f"an agent (pid {holder}) already works on {runtime}") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield

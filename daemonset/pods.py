@@ -49,6 +49,10 @@ class PodSource(Protocol):
         """What is there now, and again after each change; never ends."""
 
 
+class SourceUnavailable(Exception):
+    """There is no way to where pods come from; the text says where it was looked for."""
+
+
 class RefusalKind(StrEnum):
     """Why a pod cannot be enrolled, as metrics name it."""
 

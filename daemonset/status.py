@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemonset.agent import Agent
 from daemonset.enrolment import KernelFault, Worker
@@ -21,6 +21,9 @@ from daemonset.pods import Pod, Refusal
 from daemonset.reports import Reports
 from daemonset.ztunnels import AWAY, Ztunnels
 from mesh.http import Request, Response, Routes
+
+if TYPE_CHECKING:
+    from daemonset.cluster.node import ClusterNode
 
 # Figures of ztunnel and controller change without an event of ours.
 REFRESH_S = 1.0
@@ -44,6 +47,13 @@ class Sources:
     kernel: NodeKernel | None = None
     ztunnels: Ztunnels | None = None
     reports: Reports | None = None
+    cluster: "ClusterNode | None" = None
+    stands_by: bool = False  # another agent works here, we wait for its end
+
+    @property
+    def is_ready(self) -> bool:
+        """Everything works, or somebody else does the work."""
+        return self.stands_by or (not self.step and (self.cluster is None or self.cluster.is_installed))
 
 
 class Status:
@@ -80,7 +90,7 @@ class Status:
             "node": sources.node,
             "key": sources.key,
             "pid": os.getpid(),
-            "ready": not sources.step,
+            "ready": sources.is_ready,
             "waiting_for": sources.step,
             "programs": {"problem": sources.loader},
             "ztunnel": {
@@ -92,6 +102,7 @@ class Status:
                 "connected": bool(reports and reports.connected),
                 "problem": reports.fault if reports else "not connected yet",
             },
+            "kubernetes": sources.cluster.problems() if sources.cluster else None,
             "pods": list(self.pods()),
             "source_faults": list(agent.snapshot.faults) if agent else [],
             "guard": self._guard(),
@@ -181,7 +192,7 @@ class Status:
         return Response(body=body, content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _serve_ready(self, _: Request) -> Response:
-        step = self.sources.step
+        step = self.sources.step or ("" if self.sources.is_ready else "the CNI plugin to be in place")
         return Response.text(f"not ready: {step}", 503) if step else Response.text("ready")
 
 

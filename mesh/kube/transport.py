@@ -1,4 +1,5 @@
 """The connections to an API server: the official client's configuration and pool, blocking, one request at a time.
+Node processes do without that client (`connect_by_account`).
 
 What is used of that client is what has been stable over its versions: how it reads a kubeconfig or the pod's service
 account (tokens are read again as they change), and the urllib3 pool that it makes of that. Retrying is the caller's
@@ -8,8 +9,9 @@ matter, because only the caller knows what a repetition means.
 import contextlib
 import json
 import logging
+import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ _SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 ]
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 JSON = "application/json"
 
@@ -61,10 +65,11 @@ class Call:
 class Transport:
     """Blocking requests to one API server, usable from many threads."""
 
-    def __init__(self, client: Any) -> None:
-        self._configuration = client.configuration
-        self._pool: urllib3.PoolManager = client.rest_client.pool_manager
-        self.host: str = client.configuration.host
+    def __init__(self, host: str, pool: urllib3.PoolManager, proof: Callable[[], Mapping[str, str]]) -> None:
+        """`proof` gives the headers that say who we are; whatever it raises makes a request Unavailable."""
+        self.host = host
+        self._pool = pool
+        self._proof_of_us = proof
 
     def request(self, call: Call) -> Any:
         """The document of the answer; raises ApiFault."""
@@ -92,7 +97,7 @@ class Transport:
     @contextlib.contextmanager
     def _answer(self, call: Call, read_timeout_s: float) -> Iterator[urllib3.BaseHTTPResponse]:
         url = self.host + call.path + (f"?{urlencode(call.query)}" if call.query else "")
-        headers = {"Accept": call.accept, "User-Agent": "culvert-controller", **self._proof(call)}
+        headers = {"Accept": call.accept, "User-Agent": "culvert", **self._proof(call)}
         body = None
         if call.body is not None:
             body = json.dumps(call.body).encode()
@@ -123,10 +128,9 @@ class Transport:
     def _proof(self, call: Call) -> Mapping[str, str]:
         """Who we are, read anew for each request: tokens are replaced under us."""
         try:
-            settings = self._configuration.auth_settings()
+            return self._proof_of_us()
         except Exception as error:  # plug-ins and files of the operator's: whatever they raise
             raise Unavailable(f"{call}: no credentials: {_sentence(error)}") from error
-        return {one["key"]: one["value"] for one in settings.values() if one.get("in") == "header" and one.get("value")}
 
 
 def connect(kubeconfig: Path | None = None) -> Transport:
@@ -148,7 +152,33 @@ def connect(kubeconfig: Path | None = None) -> Transport:
         raise Misconfigured(f"{where}: {_sentence(error)}") from error
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
     configuration.socket_options = _SOCKET_OPTIONS
-    return Transport(client.ApiClient(configuration))
+    pool = client.ApiClient(configuration).rest_client.pool_manager
+    return Transport(configuration.host, pool, lambda: _headers(configuration.auth_settings()))
+
+
+def connect_by_account(folder: Path = ACCOUNT, env: Mapping[str, str] = os.environ) -> Transport:
+    """The API server of the pod's own cluster, without the official client; raises Misconfigured.
+
+    For processes of which every node has one: the client costs 22 MB, and all that is wanted of it there is this.
+    """
+    host, port = env.get("KUBERNETES_SERVICE_HOST", ""), env.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host or not (folder / "token").exists() or not (folder / "ca.crt").exists():
+        raise Misconfigured(f"the pod's service account in {folder} and KUBERNETES_SERVICE_HOST (or give --kubeconfig)")
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    pool = urllib3.PoolManager(
+        maxsize=MAX_CONNECTIONS,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=str(folder / "ca.crt"),
+        socket_options=[*_SOCKET_OPTIONS],
+    )
+    name = f"[{host}]" if ":" in host else host
+    return Transport(
+        f"https://{name}:{port}", pool, lambda: {"authorization": f"Bearer {(folder / 'token').read_text().strip()}"}
+    )
+
+
+def _headers(settings: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    return {one["key"]: one["value"] for one in settings.values() if one.get("in") == "header" and one.get("value")}
 
 
 def _beginning(answer: urllib3.BaseHTTPResponse) -> bytes:

@@ -1,8 +1,10 @@
 """A world for workers that writes down, in order, what they do to it."""
 
 import asyncio
+import contextlib
+import fcntl
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -202,3 +204,13 @@ def open_descriptors() -> int:
     """How many namespaces' descriptors are open. Others are not counted: gRPC closes those of earlier tests late."""
     links = Path("/proc/self/fd").iterdir()
     return sum(path.readlink() == Path("/dev/null") for path in links if path.is_symlink())
+
+
+@contextlib.contextmanager
+def held_lock(runtime: Path) -> Iterator[None]:
+    """The lock of a running agent, this process."""
+    with (runtime / "agent.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

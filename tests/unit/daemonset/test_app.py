@@ -10,9 +10,10 @@ from daemonset.app import LoopClock, count_connections
 from daemonset.config import Config
 from daemonset.enrolment import KernelFault
 from daemonset.kernel import NodeKernel
-from daemonset.lock import AnotherAgent, only_agent
+from daemonset.lock import AnotherAgent
 from daemonset.programs import LoadFailed
 from tests.support.clock import run_virtual
+from tests.unit.daemonset.fakes import held_lock
 
 CONFIG = Config.load(["--node", "n1", "--runtime", "/run/culvert/n1", "--controller", "127.0.0.1:1"], {})
 
@@ -88,6 +89,6 @@ def test_only_connections_that_leave_the_namespace_count() -> None:
 
 def test_the_second_agent_does_not_touch_what_the_first_works_on(tmp_path: Path) -> None:
     flags = ["--node", "n1", "--runtime", str(tmp_path), "--controller", "127.0.0.1:1", "--handover-s", "0"]
-    with only_agent(tmp_path, patience_s=0), pytest.raises(AnotherAgent):
+    with held_lock(tmp_path), pytest.raises(AnotherAgent):
         asyncio.run(app.run(Config.load(flags, {})))
     assert sorted(found.name for found in tmp_path.iterdir()) == ["agent.lock"]

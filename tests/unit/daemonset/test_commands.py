@@ -6,7 +6,7 @@ import pytest
 from daemonset import commands
 from daemonset.__main__ import main
 from daemonset.commands import CommandRefused
-from daemonset.lock import only_agent
+from tests.unit.daemonset.fakes import held_lock
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def verbs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_unload_is_refused_while_the_agent_runs_unless_forced(tmp_path: Path, verbs: list[str]) -> None:
-    with only_agent(tmp_path, patience_s=0):
+    with held_lock(tmp_path):
         with pytest.raises(CommandRefused, match="stop it first"):
             commands.unload("l-n1", tmp_path)
         assert verbs == []
@@ -33,7 +33,7 @@ def test_unload_is_refused_while_the_agent_runs_unless_forced(tmp_path: Path, ve
 
 
 def test_upgrade_works_beside_a_running_agent(tmp_path: Path, verbs: list[str]) -> None:
-    with only_agent(tmp_path, patience_s=0):
+    with held_lock(tmp_path):
         assert commands.upgrade_bpf("l-n1") == "done"
     assert verbs == ["upgrade l-n1"]
 
@@ -43,7 +43,7 @@ def test_status_tells_whether_the_agent_that_wrote_it_runs(tmp_path: Path) -> No
         commands.status(tmp_path)
     (tmp_path / "agent-status.json").write_text(json.dumps({"node": "n1"}))
     assert commands.status(tmp_path) == {"node": "n1", "running": False}
-    with only_agent(tmp_path, patience_s=0):
+    with held_lock(tmp_path):
         assert commands.status(tmp_path)["running"] is True
 
 

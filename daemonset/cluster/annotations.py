@@ -1,0 +1,96 @@
+"""Writes on each pod whether it is captured, for controllers that no agent's stream reaches and for people.
+
+Level triggered: what should be there is compared with what the watch shows, at the start and after each change, so
+what an earlier agent left, or one before a reboot, is put right. One pod at a time is patched, under its uid; what
+fails is tried again with backoff. This module alone writes the annotation.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+from daemonset.agent import Agent
+from daemonset.cluster.records import Record
+from daemonset.cluster.source import ClusterSource
+from daemonset.lifecycle import Goal, State
+from mesh.enrolment import BYPASSING, CAPTURE_ANNOTATION, CAPTURED, PENDING
+from mesh.kube.api import Api
+from mesh.kube.backoff import Backoff
+from mesh.kube.errors import ApiFault, Conflict, NotFound
+from mesh.kube.resources import PODS
+
+log = logging.getLogger(__name__)
+
+# What the watch does not show in this time was lost: written again.
+ECHO_S = 10.0
+
+
+class Annotator:
+    """Keeps the annotations of this node's pods; `changed` may be called at any time."""
+
+    def __init__(self, api: Api, source: ClusterSource, agent: Agent) -> None:
+        self._api = api
+        self._source = source
+        self._agent = agent
+        self._changed = asyncio.Event()
+        self._backoff = Backoff(longest_s=30.0)
+        self._written: dict[str, tuple[str, float]] = {}  # and when, until the watch shows it
+        self.fault = ""
+
+    def changed(self) -> None:
+        """A pod's state or document is another now."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write for as long as the task lives."""
+        while True:
+            self._changed.clear()
+            try:
+                for record, wanted in list(self._differences()):
+                    await self._write(record, wanted)
+                self._backoff.reset()
+                self.fault = ""
+            except ApiFault as fault:
+                if not self.fault:
+                    log.warning("pods cannot be annotated: %s", fault)
+                self.fault = str(fault)
+                await asyncio.sleep(self._backoff.next_s(fault.retry_after_s))
+                continue
+            try:
+                async with asyncio.timeout(ECHO_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def wanted(self, uid: str) -> str:
+        """What a pod's annotation should say; empty: nothing."""
+        worker = self._agent.worker(uid)
+        if worker is None:
+            return BYPASSING if uid in self._agent.refusals else ""
+        if worker.goal is not Goal.ENROL:
+            return BYPASSING
+        if worker.captured:
+            return CAPTURED
+        return BYPASSING if worker.state in (State.REFUSED, State.FAILED) else PENDING
+
+    def _differences(self) -> Iterator[tuple[Record, str]]:
+        now = asyncio.get_running_loop().time()
+        self._written = {uid: entry for uid, entry in self._written.items() if uid in self._source.records}
+        for uid, record in self._source.records.items():
+            if record.has_ended:
+                continue
+            wanted = self.wanted(uid)
+            written, since = self._written.get(uid, ("", 0.0))
+            if uid in self._written and (record.annotation == written or now - since > ECHO_S):
+                del self._written[uid]
+            there = written if uid in self._written else record.annotation
+            if wanted != there:
+                yield record, wanted
+
+    async def _write(self, record: Record, wanted: str) -> None:
+        patch = {"metadata": {"uid": record.uid, "annotations": {CAPTURE_ANNOTATION: wanted or None}}}
+        try:
+            await self._api.merge_patch(PODS, record.name, patch, record.namespace)
+        except (NotFound, Conflict):
+            return  # gone meanwhile, or another pod by now: the watch will tell
+        self._written[record.uid] = (wanted, asyncio.get_running_loop().time())
