@@ -5,6 +5,7 @@ would miss the other pods, which would then talk in clear: such a directory is r
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,9 +29,18 @@ def cgroup2_mounts(mountinfo: Iterable[str]) -> list[Path]:
         fields = before.split()
         if not separator or len(fields) < 5 or after.split()[:1] != ["cgroup2"]:
             continue
-        if fields[3] == "/":
+        if _may_be_root(fields[3]):
             found.append(Path(_unescape(fields[4])))
     return found
+
+
+def _may_be_root(root: str) -> bool:
+    """Whether a mount's root, as the table shows it to this cgroup namespace, may be the hierarchy's.
+
+    `/` is the namespace's own root. In a container that has the node's root mounted besides, that mount's is as far
+    above it as the container is deep: `/../..`.
+    """
+    return root == "/" or re.fullmatch(r"(/\.\.)+", root) is not None
 
 
 def why_not_root(directory: Path) -> str | None:

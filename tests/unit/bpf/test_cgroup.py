@@ -21,6 +21,8 @@ UNIFIED = "32 30 0:28 / /sys/fs/cgroup rw,nosuid,relatime shared:10 master:1 - c
         pytest.param(UNIFIED, ["/sys/fs/cgroup"], id="unified"),
         pytest.param(HYBRID.replace(" cgroup2 cgroup2 rw", " cgroup cgroup rw"), [], id="v1 only"),
         pytest.param("32 30 0:28 /kubepods/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", [], id="a subtree, bound"),
+        pytest.param("32 30 0:28 /../.. /host rw - cgroup2 cgroup2 rw\n", ["/host"], id="the node's, in a container"),
+        pytest.param("32 30 0:28 /../x /host rw - cgroup2 cgroup2 rw\n", [], id="a neighbour's part"),
         pytest.param("32 30 0:28 / /mnt/a\\040b rw - cgroup2 none rw\n", ["/mnt/a b"], id="blank in its path"),
         pytest.param("rubbish\n\n- cgroup2\n", [], id="rubbish"),
     ],

@@ -42,6 +42,8 @@ def test_every_process_takes_the_settings_that_it_is_given():
     )
     agent = AgentConfig.load(arguments(container("agent")), {})
     assert agent.place.node == "node-1.example"
+    assert (agent.place.pod_source, agent.enrolment.standby) == ("kubernetes", True)
+    assert agent.cluster.cni_exclude == ("culvert-system", "kube-system")
     ztunnel = ZtunnelConfig.load(arguments(container("ztunnel")), {})
     assert ztunnel.place.runtime == agent.place.runtime
 
