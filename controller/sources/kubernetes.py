@@ -167,7 +167,8 @@ class KubernetesSource:
         versions = ", ".join(optional.versions)
         self._note_stuck(optional, f"served in no version that is known here ({versions})")
         collected = self._collected[optional.kind]
-        if not collected.is_listed:
+        # Without policies that are there nothing may be announced; without routes nothing is missing yet.
+        if not collected.is_listed and optional.kind not in STATUS_KINDS:
             collected.vanish()
 
     def _note_stuck(self, optional: _Optional, why: str) -> None:
@@ -182,8 +183,9 @@ class KubernetesSource:
         changing = asyncio.get_running_loop().create_task(self._until_another(optional, resource))
         try:
             await asyncio.wait({running, changing}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                await running
+            for task in (running, changing):
+                if task.done():
+                    await task
         finally:
             del self._follows[optional.definition]
             for task in (running, changing):

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from controller.index.objects import Change, Kind, Object
-from controller.sources.base import Fault
 from controller.sources.documents import read_manifest
 from controller.sources.kubernetes import KubernetesSource
 from mesh.aio import Background
@@ -19,37 +18,11 @@ from mesh.kube.follow import Pace
 from tests.cluster.alone import ApiAlone
 from tests.cluster.objects import RESOURCES, define, definitions, namespace, pod, put, until
 from tests.unit.controller.nodes import policy
-from tests.unit.controller.sources.test_kubernetes import snapshot
+from tests.unit.controller.worlds import World, snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 DENY = {"action": "DENY", "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/a/sa/b"]}}]}]}
-
-
-class World:
-    """A sink that keeps what is."""
-
-    def __init__(self) -> None:
-        self.batches: list[Sequence[Change]] = []
-        self.objects: dict[tuple[Kind, str], Object] = {}
-        self.faults: Sequence[Fault] = ()
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        self.batches.append(changes)
-        for change in changes:
-            if change.object is None:
-                self.objects.pop((change.kind, change.key), None)
-            else:
-                self.objects[change.kind, change.key] = change.object
-
-    def set_faults(self, faults: Sequence[Fault]) -> None:
-        self.faults = faults
-
-    def look_again(self) -> None:
-        """Nothing here looks."""
-
-    def keys(self, kind: Kind, ns: str) -> set[str]:
-        return {key.partition("/")[2] for one, key in self.objects if one is kind and key.startswith(f"{ns}/")}
 
 
 @contextlib.asynccontextmanager

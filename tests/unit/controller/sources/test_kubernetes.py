@@ -1,105 +1,27 @@
 """An API server as a source, scripted: doors, batches, kinds that come and go, what is malformed."""
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from controller.index.captures import Captures
-from controller.index.index import Index
-from controller.index.objects import Action, Change, Kind, Object
-from controller.pipeline import Pipeline
-from controller.serve.hub import Hub
-from controller.serve.store import ResourceSet
-from controller.sources.base import Fault
+from controller.index.objects import Action, Change, Kind
 from controller.sources.documents import read_manifest
-from controller.sources.kubernetes import KubernetesSource
-from controller.status.metrics import Metrics
-from controller.translate.compile import Inputs
-from mesh.aio import Background
-from mesh.kube.follow import Pace
-from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from tests.unit.controller import recorded
-from tests.unit.controller.fake_api import Answer, Document, FakeApi, Request, definition, refusal
+from tests.unit.controller.fake_api import Answer, Request, refusal
 from tests.unit.controller.nodes import pod, policy, until
-
-PACE = Pace(shortest_backoff_s=0.01, longest_backoff_s=0.05, silence_s=5.0, shortest_watch_s=0.0, page_size=3)
+from tests.unit.controller.worlds import feeding, make_fake, snapshot
 
 DENY = {"action": "DENY", "rules": [{}]}
 CASES = sorted(path.stem for path in recorded.FOLDER.glob("*.yaml"))
 
 
-class World:
-    """A sink: everything it was told, in batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Change]] = []
-        self.faults: Sequence[Fault] = ()
-        self.objects: dict[tuple[Kind, str], Object] = {}
-        self.looks = 0
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        self.batches.append(list(changes))
-        for change in changes:
-            if change.object is None:
-                self.objects.pop((change.kind, change.key), None)
-            else:
-                self.objects[change.kind, change.key] = change.object
-
-    def set_faults(self, faults: Sequence[Fault]) -> None:
-        self.faults = faults
-
-    def look_again(self) -> None:
-        self.looks += 1
-
-    def has(self, kind: Kind, key: str) -> bool:
-        return (kind, key) in self.objects
-
-
-@contextlib.asynccontextmanager
-async def feeding(
-    fake: FakeApi, tmp_path: Path, *, opens: bool = True
-) -> AsyncIterator[tuple[World, KubernetesSource]]:
-    world = World()
-    async with fake.serving(tmp_path) as api, Background() as tasks:
-        source = KubernetesSource(api, PACE, patience_s=0.1)
-        tasks.start(source.run(world), "source")
-        if opens:
-            await until(lambda: bool(world.batches))
-        yield world, source
-
-
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
-
-
-def make_fake(*documents: Document) -> FakeApi:
-    fake = FakeApi()
-    fake.define("AuthorizationPolicy", "PeerAuthentication")
-    fake.put(*documents)
-    return fake
-
-
-def snapshot(changes: Sequence[Change]) -> dict[str, tuple[bytes, tuple[str, ...]]]:
-    """What nodes would be sent."""
-    hub = _QuietHub([ResourceSet(ADDRESS_TYPE), ResourceSet(AUTHORIZATION_TYPE)])
-    inputs = Inputs(Index(recorded.MESH.root_namespace), Captures(), recorded.MESH)
-    Pipeline(inputs, hub, Metrics()).apply(changes)
-    return {
-        f"{type_url} {one.name}": (one.encoded, one.tags)
-        for type_url, resources in hub.sets.items()
-        for one in resources.resources()
-    }
-
-
-class _QuietHub(Hub):
-    def changed(self) -> None:
-        """Nobody listens."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -188,66 +110,6 @@ def test_a_change_that_touches_no_field_of_ours_says_nothing(tmp_path: Path) -> 
             fake.put(other)
             await source.catch_up()
             assert len(world.batches) == 1
-
-    run(test)
-
-
-def test_a_kind_that_is_defined_later_and_goes_again(tmp_path: Path) -> None:
-    async def test() -> None:
-        fake = FakeApi()
-        fake.put(pod("p1", "10.0.0.1"))
-        async with feeding(fake, tmp_path) as (world, _):
-            assert world.faults == ()
-            fake.define("AuthorizationPolicy")
-            fake.put(policy("deny", DENY))
-            await until(lambda: world.has(Kind.AUTHORIZATION_POLICY, "shop/deny"))
-            fake.delete(definition("AuthorizationPolicy", "security.istio.io"))
-            await until(lambda: not world.has(Kind.AUTHORIZATION_POLICY, "shop/deny"))
-            assert world.has(Kind.POD, "shop/p1")
-
-    run(test)
-
-
-def test_a_collection_that_is_not_served_while_it_is_defined_takes_nothing_back(tmp_path: Path) -> None:
-    async def test() -> None:
-        fake = make_fake(policy("deny", DENY))
-        async with feeding(fake, tmp_path) as (world, _):
-            fake.script = lambda request: refusal(404) if "/authorizationpolicies" in request.path else None
-            fake.drop_connections()
-            await until(lambda: any("authorizationpolicies" in str(fault) for fault in world.faults))
-            assert world.has(Kind.AUTHORIZATION_POLICY, "shop/deny")
-            fake.script = lambda request: None
-            fake.put(policy("more", DENY))
-            await until(lambda: world.has(Kind.AUTHORIZATION_POLICY, "shop/more"))
-            await until(lambda: not world.faults)
-
-    run(test)
-
-
-def test_a_kind_is_read_in_the_version_that_is_served(tmp_path: Path) -> None:
-    async def test() -> None:
-        fake = FakeApi()
-        fake.put(definition("AuthorizationPolicy", "security.istio.io", "v1beta1"))
-        old = {**policy("deny", DENY), "apiVersion": "security.istio.io/v1beta1"}
-        fake.put(old)
-        async with feeding(fake, tmp_path) as (world, source):
-            assert world.has(Kind.AUTHORIZATION_POLICY, "shop/deny")
-            assert source.written[Kind.AUTHORIZATION_POLICY, "shop/deny"].api_version == "security.istio.io/v1beta1"
-            fake.put(policy("deny", DENY))
-            fake.put(definition("AuthorizationPolicy", "security.istio.io", "v1"))
-            await until(
-                lambda: source.written[Kind.AUTHORIZATION_POLICY, "shop/deny"].api_version == "security.istio.io/v1"
-            )
-
-    run(test)
-
-
-def test_a_definition_of_which_no_version_is_known_is_said(tmp_path: Path) -> None:
-    async def test() -> None:
-        fake = FakeApi()
-        fake.put(definition("AuthorizationPolicy", "security.istio.io", "v9"))
-        async with feeding(fake, tmp_path) as (world, _):
-            await until(lambda: any("no version that is known here (v1, v1beta1)" in str(one) for one in world.faults))
 
     run(test)
 
