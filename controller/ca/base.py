@@ -16,6 +16,10 @@ class CertificateAuthority(Protocol):
 
     on_issuer: Callable[[], None]  # called when another issuer signs than before, or other roots are trusted
 
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """All that are trusted now."""
+
     async def open(self) -> None:
         """Return when certificates can be made; raises IssuerUnavailable if that will never be."""
 

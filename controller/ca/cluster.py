@@ -42,6 +42,11 @@ class ClusterAuthority:
         self.keeper = Keeper(api, terms, self._take, is_leader, audience, clock)
         self.on_issuer: Callable[[], None] = lambda: None
 
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """All that are trusted now."""
+        return self._authority.roots if self._authority is not None else ()
+
     async def open(self) -> None:
         """Read the Secret or create it; raises IssuerUnavailable."""
         await self.keeper.open()

@@ -25,6 +25,7 @@ from tests.cluster.alone import ApiAlone
 from tests.cluster.mesh_objects import Objects
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, client_tables, server_tables
 from tests.support.engine import Engine
+from tests.support.mounted import mount
 from tests.support.pki import Credential
 from tests.support.sockets import HBONE, listen, new_ip, port_of, read_exactly
 from tests.unit.controller.ca.hierarchy import files, intermediate, root
@@ -171,25 +172,12 @@ class Mesh:
                 await asyncio.sleep(0.1)
 
 
-def mirror(data: Mapping[str, str], folder: Path) -> None:
-    """Write a mounted ConfigMap as kubelet does: a new directory, and a link that is swapped."""
-    version = folder / f"..{time.monotonic_ns()}"
-    version.mkdir()
-    for name, text in data.items():
-        (version / name).write_text(text)
-    (folder / "..new").symlink_to(version.name)
-    (folder / "..new").rename(folder / "..data")
-    for name in data:
-        with contextlib.suppress(FileExistsError):
-            (folder / name).symlink_to(f"..data/{name}")
-
-
 async def keep_mounted(api: Api, namespace: str, folder: Path) -> None:
     last: Mapping[str, str] = {}
     while True:
         data = (await api.get(CONFIG_MAPS, "culvert-ca-root", namespace))["data"]
         if data != last:
-            mirror(data, folder)
+            mount(folder, data)
             last = data
         await asyncio.sleep(0.5)
 
@@ -201,7 +189,6 @@ async def mesh(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Mesh]:
     await objects.account("culvert-node")
     (tmp_path / "manifests").mkdir()
     mounted = tmp_path / "roots"
-    mounted.mkdir()
     pods = []
     credentials = []
     for account in ("client", "server"):

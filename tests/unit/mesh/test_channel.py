@@ -1,0 +1,49 @@
+"""What a process of a node shows and trusts: read anew, and named when it is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from mesh.channel import CredentialFault, Credentials
+from tests.support.mounted import mount
+from tests.support.pki import Authority
+
+PEM = Authority().pem
+
+
+def test_a_token_is_read_anew_for_each_call(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one\n")
+    credentials = Credentials(tmp_path, token, "east")
+    assert dict(credentials.metadata()) == {"clusterid": "east", "authorization": "Bearer one"}
+    token.write_text("two")
+    assert dict(credentials.metadata())["authorization"] == "Bearer two"
+    token.unlink()
+    with pytest.raises(CredentialFault, match="token: No such file"):
+        credentials.metadata()
+
+
+def test_a_mounted_file_that_is_swapped_is_a_change(tmp_path: Path) -> None:
+    folder = tmp_path / "roots"
+    mount(folder, {"roots.pem": PEM})
+    credentials = Credentials(tmp_path, tmp_path / "token", roots=folder / "roots.pem")
+    stamp = credentials.stamp()
+    assert stamp == credentials.stamp()
+    mount(folder, {"roots.pem": PEM + Authority().pem})
+    assert credentials.stamp() != stamp
+
+
+@pytest.mark.parametrize("content", [None, "", "nonsense"])
+def test_without_roots_nothing_is_trusted_instead(tmp_path: Path, content: str | None) -> None:
+    roots = tmp_path / "root-cert.pem"
+    if content is not None:
+        roots.write_text(content)
+    with pytest.raises(CredentialFault, match="root-cert"):
+        Credentials(tmp_path, tmp_path / "token", roots=roots).channel_credentials()
+
+
+def test_a_token_needs_no_certificate_and_without_one_there_must_be_one(tmp_path: Path) -> None:
+    (tmp_path / "roots.pem").write_text(PEM)
+    assert Credentials(tmp_path, tmp_path / "token").channel_credentials()
+    with pytest.raises(CredentialFault, match=r"key\.pem"):
+        Credentials(tmp_path).channel_credentials()
