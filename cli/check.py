@@ -1,25 +1,60 @@
-"""`culvert check`: what a node needs of this machine, tried on the running kernel."""
+"""`culvert check`: what a node needs of this machine; what a cluster needs, or whether what is in it works."""
 
+import os
 import sys
+from pathlib import Path
 
 import click
 
-from bpf import features
-from cli.lab.options import json_option, print_json
+from bpf.features import Check
+from cli.cluster import kubeconfig_option, namespace_option, run
+from cli.lab.options import fail, json_option, print_json
+from mesh.kube.forward import kubeconfig_of_user
 
 
 @click.command()
+@click.option("--pre", is_flag=True, help="The cluster, before anything is installed.")
+@click.option("--machine", is_flag=True, help="This machine, although there is a kubeconfig.")
+@namespace_option
+@kubeconfig_option
 @json_option
-def check(as_json: bool) -> None:
-    """Say whether this machine has what a node needs; status 1 when something necessary is missing.
+def check(pre: bool, machine: bool, namespace: str, kubeconfig: Path | None, as_json: bool) -> None:
+    """Say what is missing; status 1 when something necessary is. Nothing is changed.
 
-    Nothing is changed. Run as root, as the node agent would.
+    With a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) the installation in its cluster is looked at, or with
+    --pre whether one would work there. Without, this machine, as a node would need it: run as root, as the agent would.
 
     \b
     culvert check
-    culvert check --json
+    culvert check --pre
+    culvert check --machine --json
     """
-    found = features.all_checks()
+    found_at = kubeconfig_of_user(kubeconfig, os.environ)
+    is_cluster = found_at is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+    if machine or not (pre or is_cluster):
+        from bpf import features  # noqa: PLC0415 - tries the kernel's programs; a cluster is asked from anywhere
+
+        _show(features.all_checks(), as_json)
+    elif pre:
+        from cli.checks import before  # noqa: PLC0415 - as above
+
+        _show(run(kubeconfig, lambda api: before.checks(api, namespace)), as_json)
+    else:
+        _show(_installation(found_at, namespace), as_json)
+
+
+def _installation(kubeconfig: Path | None, namespace: str) -> list[Check]:
+    from cli.checks import after  # noqa: PLC0415 - as above
+    from cli.reach.base import Unreachable  # noqa: PLC0415
+    from cli.reach.cluster import ClusterReach  # noqa: PLC0415
+
+    try:
+        return after.checks(ClusterReach(kubeconfig, namespace), namespace)
+    except Unreachable as error:
+        fail(str(error))
+
+
+def _show(found: list[Check], as_json: bool) -> None:
     bad = [item for item in found if item.is_required and not item.is_met]
     if as_json:
         rows = [{"name": i.name, "passed": i.is_met, "required": i.is_required, "sentence": i.sentence} for i in found]

@@ -191,3 +191,46 @@ def test_an_upgrade_of_nothing_is_refused(api, api_server):
     done = CliRunner().invoke(culvert, ["upgrade", "--kubeconfig", str(api_server.kubeconfig), "-n", "mesh-none"])
     assert done.exit_code == 1
     assert "`culvert install` makes one" in done.stderr
+
+
+def rows(done):
+    return {row["name"]: row for row in json.loads(done.stdout)["checks"]}
+
+
+def test_check_says_what_a_cluster_lacks_before_and_what_does_not_work_after(api, api_server):
+    options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", "mesh-check", "--json"]
+    found = rows(CliRunner().invoke(culvert, ["check", "--pre", *options]))
+    assert found["rights"]["passed"] and found["Kubernetes"]["passed"] and found["namespace"]["passed"]
+    assert not found["nodes"]["passed"]  # an API server alone has none
+    CliRunner().invoke(culvert, ["install", *options, "--timeout", "0.1"])
+    done = CliRunner().invoke(culvert, ["check", *options])
+    assert done.exit_code == 1
+    found = rows(done)
+    assert found["version"]["passed"]
+    assert "0 of 2 ready" in found["controller"]["sentence"]
+    assert found["leader"]["sentence"] == "no controller has ever been elected"
+    assert found["policies"]["passed"]
+
+
+def test_check_names_the_rights_that_are_missing(api, api_server, tmp_path):
+    text = json.loads(api_server.kubeconfig.read_text())
+    text["users"] = [{"name": "user", "user": {}}]
+    (tmp_path / "config").write_text(json.dumps(text))
+    done = CliRunner().invoke(culvert, ["check", "--pre", "--kubeconfig", str(tmp_path / "config"), "--json"])
+    assert done.exit_code == 1
+    assert "may not" in done.stdout or "forbidden" in done.stdout
+
+
+def test_a_definition_that_serves_too_little_is_found_before(api, api_server):
+    async def work():
+        definition = json.loads(json.dumps(CHART.definitions()[0]))
+        definition["metadata"]["labels"] = {}
+        definition["spec"]["versions"] = [{**definition["spec"]["versions"][1], "storage": True}]
+        await api_server.api().apply(DEFINITIONS, definition)
+
+    run(work())
+    done = CliRunner().invoke(culvert, ["check", "--pre", "--kubeconfig", str(api_server.kubeconfig), "--json"])
+    assert not rows(done)["authorizationpolicies.security.istio.io"]["passed"]
+    done = CliRunner().invoke(culvert, ["install", "--kubeconfig", str(api_server.kubeconfig), "-n", "mesh-old"])
+    assert done.exit_code == 1
+    assert "the controller needs v1" in done.stderr

@@ -1,0 +1,1 @@
+"""How commands ask the processes of a mesh: through an API server, in a lab, or on this machine."""

@@ -1,0 +1,108 @@
+"""A mesh in a Kubernetes cluster, asked through port-forwarding: loopback ports are reached in no other way."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cli.reach.base import CONTROLLER, Unreachable
+from mesh.kube.api import Api, Selection
+from mesh.kube.errors import ApiFault, NotFound
+from mesh.kube.forward import Forwarder
+from mesh.kube.resources import PODS
+from mesh.kube.transport import Misconfigured, connect
+
+T = TypeVar("T")
+Document = dict[str, Any]
+
+
+class ClusterReach:
+    """One installation."""
+
+    def __init__(self, kubeconfig: Path | None, namespace: str) -> None:
+        """Raises Unreachable."""
+        try:
+            self._forwarder = Forwarder(kubeconfig)
+        except Misconfigured as error:
+            raise Unreachable(str(error)) from error
+        self._kubeconfig = kubeconfig
+        self._namespace = namespace
+        self._by_node: dict[str, str] | None = None
+        self._lock = threading.Lock()
+
+    def nodes(self) -> list[str]:
+        """Nodes on which our pod runs."""
+        return sorted(self._pods())
+
+    def get(self, node: str, port: int, path: str) -> bytes:
+        """Ask through the node's pod: it is on the node's network, so its loopback is the node's."""
+        pods = self._pods()
+        if node not in pods:
+            raise Unreachable(f"node {node} has no running pod of culvert-node")
+        return self._forwarded(pods[node], port, path)
+
+    def get_controller(self, path: str) -> bytes:
+        """Ask the first controller that answers; the one that leads first."""
+        selection = Selection(PODS, self._namespace, label_selector="app.kubernetes.io/name=culvert-controller")
+        fault = f"no controller runs in namespace {self._namespace}"
+        for pod in self.listed(selection):
+            if pod.get("status", {}).get("phase") == "Running":
+                try:
+                    return self._forwarded(pod["metadata"]["name"], CONTROLLER, path)
+                except Unreachable as error:
+                    fault = str(error)
+        raise Unreachable(fault)
+
+    def place_of(self, source: str) -> tuple[str, str]:
+        """By the API server."""
+        namespace, slash, name = source.rpartition("/")
+        namespace = namespace if slash else "default"
+        try:
+            pod = self.ask(lambda api: api.get(PODS, name, namespace))
+        except NotFound as error:
+            raise Unreachable(f"there is no pod {namespace}/{name}") from error
+        node = pod["spec"].get("nodeName")
+        if not node:
+            raise Unreachable(f"pod {namespace}/{name} is on no node yet")
+        return node, f"{namespace}/{name}"
+
+    def listed(self, selection: Selection) -> list[Document]:
+        """Objects of the API server; raises Unreachable."""
+
+        async def all_pages(api: Api) -> list[Document]:
+            return [item async for page in api.pages(selection) for item in page]
+
+        try:
+            return self.ask(all_pages)
+        except ApiFault as fault:
+            raise Unreachable(f"the API server: {fault}") from fault
+
+    def ask(self, work: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+        """Something of the API server; raises NotFound, and Unreachable for every other fault."""
+
+        async def connected() -> T:
+            return await work(Api(connect(self._kubeconfig), "culvert"))
+
+        try:
+            return asyncio.run(connected())
+        except NotFound:
+            raise
+        except (ApiFault, Misconfigured) as fault:
+            raise Unreachable(f"the API server: {fault}") from fault
+
+    def _pods(self) -> dict[str, str]:
+        """Our running pods, by node; of two on one node (an upgrade) the older one, which has the node's ports."""
+        with self._lock:
+            if self._by_node is None:
+                selection = Selection(PODS, self._namespace, label_selector="app.kubernetes.io/name=culvert-node")
+                running = [pod for pod in self.listed(selection) if pod.get("status", {}).get("phase") == "Running"]
+                running.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
+                self._by_node = {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in running}
+            return self._by_node
+
+    def _forwarded(self, pod: str, port: int, path: str) -> bytes:
+        try:
+            return self._forwarder.get(self._namespace, pod, port, path)
+        except ApiFault as fault:
+            raise Unreachable(f"pod {self._namespace}/{pod}: {fault}") from fault

@@ -1,0 +1,100 @@
+"""A mesh on this machine: the nodes of a lab, or the one node that this machine is."""
+
+import http.client
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cli.reach.base import CONTROLLER, Unreachable
+from lab import client, namespaces, paths
+from lab.choice import LabError, choose
+from mesh.netns import inside
+
+TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 256 << 20
+HERE = Path("/proc/self/ns/net")
+
+
+def _get(port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read(MAX_ANSWER_BYTES)
+    finally:
+        connection.close()
+    if not 200 <= answer.status < 300:
+        raise Unreachable(body.decode("utf-8", "replace").strip() or f"HTTP status {answer.status}")
+    return body
+
+
+def get_in(netns: Path, what: str, port: int, path: str) -> bytes:
+    """What listens on loopback of a namespace; raises Unreachable."""
+    try:
+        return inside(netns, partial(_get, port, path))
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"{what} does not answer on port {port}: {error or type(error).__name__}") from error
+
+
+class LabReach:
+    """A lab of this machine. Nodes that are on other machines are not asked."""
+
+    def __init__(self, lab: str | None) -> None:
+        """Raises Unreachable."""
+        try:
+            self.lab = choose(lab)
+            self._status: dict[str, Any] = client.order(self.lab, "status")
+        except LabError as error:
+            raise Unreachable(str(error)) from error
+        self._nodes = {node["name"]: Path(node["netns"]) for node in self._status["nodes"] if node["netns"]}
+
+    def nodes(self) -> list[str]:
+        """Nodes that are on this machine."""
+        return sorted(self._nodes)
+
+    def get(self, node: str, port: int, path: str) -> bytes:
+        """Ask in the node's namespace."""
+        return get_in(self._nodes[node], f"node {node}", port, path)
+
+    def get_controller(self, path: str) -> bytes:
+        """Ask where the controller of a lab runs."""
+        known = (paths.read_json(paths.LabPaths(self.lab).record) or {}).get("names", {})
+        if "fabric" not in known:
+            raise Unreachable(f"the controller of lab {self.lab} runs on another machine")
+        return get_in(namespaces.path_of(known["fabric"]), "the controller", CONTROLLER, path)
+
+    def place_of(self, source: str) -> tuple[str, str]:
+        """By the lab's list of pods."""
+        name = source if "/" in source else f"default/{source}"
+        for pod in self._status["pods"]:
+            if f"{pod['namespace']}/{pod['name']}" == name:
+                return str(pod["node"]), name
+        known = ", ".join(f"{pod['namespace']}/{pod['name']}" for pod in self._status["pods"])
+        raise Unreachable(f"lab {self.lab} has no pod {name!r}; it has {known or 'none'}")
+
+
+class NodeReach:
+    """One node: the machine that we are on."""
+
+    def __init__(self, key: str | None) -> None:
+        """Raises Unreachable."""
+        found = sorted(path.parent.name for path in paths.RUN.glob("*/agent-status.json"))
+        if key is None and len(found) != 1:
+            raise Unreachable(f"which node? These have an agent here: {', '.join(found) or 'none'}")
+        self._key = key or found[0]
+
+    def nodes(self) -> list[str]:
+        """The one."""
+        return [self._key]
+
+    def get(self, node: str, port: int, path: str) -> bytes:
+        """Ask on this machine's own loopback."""
+        return get_in(HERE, f"node {node}", port, path)
+
+    def get_controller(self, path: str) -> bytes:
+        """A controller that runs on this machine too."""
+        return get_in(HERE, "the controller", CONTROLLER, path)
+
+    def place_of(self, source: str) -> tuple[str, str]:
+        """Whatever it is called, this node is asked about it."""
+        return self._key, source if "/" in source else f"default/{source}"

@@ -1,0 +1,44 @@
+"""Which mesh a command means: --lab, --node, or a cluster."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.cluster import kubeconfig_option, namespace_option
+from cli.lab.options import fail, lab_option
+from cli.reach.base import Reach, Unreachable
+from lab import paths
+from mesh.kube.forward import kubeconfig_of_user
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reach_options(command: F) -> F:
+    """--lab, --local, --kubeconfig and --namespace; give all of them to `reach`."""
+    local = click.option("--local", metavar="KEY", help="The node that runs on this machine without a cluster.")
+    return local(lab_option(namespace_option(kubeconfig_option(command))))
+
+
+def reach(lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str) -> Reach:
+    """What is named; else the cluster of the user's kubeconfig, this machine's lab or node. Ends with 1 if unclear."""
+    from cli.reach.cluster import ClusterReach  # noqa: PLC0415 - each brings a world along, one is needed
+    from cli.reach.local import LabReach, NodeReach  # noqa: PLC0415
+
+    try:
+        if lab_name is not None:
+            return LabReach(lab_name)
+        if local is not None:
+            return NodeReach(local)
+        found = kubeconfig_of_user(kubeconfig, os.environ)
+        if found is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
+            return ClusterReach(found, namespace)
+        if list(paths.labs()):
+            return LabReach(None)
+        if list(paths.RUN.glob("*/agent-status.json")):
+            return NodeReach(None)
+    except Unreachable as error:
+        fail(str(error))
+    fail("which mesh? There is no kubeconfig (--kubeconfig), no lab (--lab) and no node on this machine (--local)")
