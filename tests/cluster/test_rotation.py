@@ -15,32 +15,24 @@ import pytest
 from controller.app import Controller
 from controller.ca.issuer import Issuer
 from controller.config import AuthorityConfig, CallersConfig, Config, ServeConfig, SourceConfig
-from mesh import xds
 from mesh.aio import Background
 from mesh.channel import Credentials
-from mesh.identity import Identity
 from mesh.kube.api import Api
 from mesh.kube.resources import CONFIG_MAPS, SECRETS
 from tests.cluster.alone import ApiAlone
+from tests.cluster.control_sides import ControlSide, EngineSink
 from tests.cluster.mesh_objects import Objects
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, client_tables, server_tables
 from tests.support.engine import Engine
 from tests.support.mounted import mount
-from tests.support.pki import Credential
 from tests.support.sockets import HBONE, listen, new_ip, port_of, read_exactly
 from tests.unit.controller.ca.hierarchy import files, intermediate, root
 from tests.unit.controller.nodes import Manifests, pod, running
-from ztunnel.control.ads import AdsClient, NodeIdentity
-from ztunnel.control.link import ControllerLink
-from ztunnel.identity.ca import GrpcCa
-from ztunnel.identity.manager import IdentityManager
-from ztunnel.identity.roots import RootsUpdates
 from ztunnel.identity.svid import now_utc
 
 pytestmark = pytest.mark.slow
 
 LEAF_S = 5
-NAME = "culvert-controller.culvert-system.svc"
 
 
 def config(tmp_path: Path, server: ApiAlone, namespace: str, replica: str) -> Config:
@@ -59,42 +51,6 @@ def config(tmp_path: Path, server: ApiAlone, namespace: str, replica: str) -> Co
             root_retirement_s=LEAF_S + 1.0,
         ),
     )
-
-
-class EngineSink:
-    """An engine that takes identities as ztunnel gives them, and the last of them for the test to look at."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.last = Credential("", "", "")
-
-    def put_identity(self, identity: str, chain_pem: str, key_pem: str, roots_pem: str) -> None:
-        self.last = Credential(chain_pem, key_pem, roots_pem)
-        assert not self.engine.put_identity(identity, self.last)
-
-    def remove_identity(self, identity: str) -> None:
-        raise AssertionError(f"{identity} was withdrawn")
-
-
-class Node:
-    """The control side of a ztunnel with one identity: its own channel, stream and certificates."""
-
-    def __init__(self, sink: EngineSink, identity: str, credentials: Credentials, port: int) -> None:
-        self.sink = sink
-        self._identity = Identity.parse(identity)
-        self._link = ControllerLink(f"127.0.0.1:{port}", NAME, credentials)
-        self._ca = GrpcCa(self._link.channel, self._link.metadata, LEAF_S)
-
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        name = NodeIdentity("node", "ztunnel", "culvert-system", "127.0.0.1", "Kubernetes")
-        async with Background() as tasks:
-            manager = IdentityManager(self._ca, self.sink, tasks, now_utc)
-            extra = {xds.ROOTS_TYPE: RootsUpdates(manager.trust).apply}
-            tasks.start(AdsClient(name, self._link, lambda _: {}, extra).run(), "stream")
-            manager.acquire(self._identity)
-            yield
-        await self._link.close()
 
 
 class Traffic(threading.Thread):
@@ -130,7 +86,7 @@ class Traffic(threading.Thread):
 class Mesh:
     """What the test looks at and turns."""
 
-    def __init__(self, api: Api, namespace: str, nodes: list[Node], traffic: Traffic) -> None:
+    def __init__(self, api: Api, namespace: str, nodes: list[ControlSide], traffic: Traffic) -> None:
         self.api, self.namespace, self.nodes, self.traffic = api, namespace, nodes, traffic
 
     async def ask_for_a_new_root(self, word: str) -> None:
@@ -220,7 +176,7 @@ async def mesh(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Mesh]:
 
 def engines(
     stack: contextlib.AsyncExitStack, replicas: list[Controller], credentials: list[Credentials]
-) -> tuple[list[Node], Traffic]:
+) -> tuple[list[ControlSide], Traffic]:
     client, far = (EngineSink(stack.enter_context(Engine(pool_idle_ms=10))) for _ in range(2))
     ip, capture = new_ip(), listen(new_ip())
     app = stack.enter_context(listen(ip))
@@ -230,7 +186,7 @@ def engines(
     client.engine.publish(client_tables(new_ip(), vip, port, (ip, port_of(app))))
     assert not client.engine.add_pod(1, "client", CLIENT_ID, outbound=capture)
     nodes = [
-        Node(sink, identity, shown, replica.port)
+        ControlSide(sink, identity, shown, replica.port, LEAF_S)
         for sink, identity, shown, replica in zip(
             (client, far), (CLIENT_ID, SERVER_ID), credentials, replicas, strict=True
         )

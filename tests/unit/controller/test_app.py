@@ -18,8 +18,9 @@ from controller.ca import keys
 from controller.serve.ads import Stream
 from mesh.wire.agent_pb2 import CaptureAck, CapturedPod, CaptureReport
 from mesh.wire.authorization_pb2 import Authorization
+from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from mesh.wire.workload_pb2 import Address, TunnelProtocol
-from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, DELTA_METHOD
 from tests.unit.controller.nodes import (
     FakeNode,
     Manifests,
@@ -105,6 +106,33 @@ def test_a_restarted_controller_sends_nothing_to_a_node_that_has_it_all(tmp_path
             async with again.streaming():
                 await again.until(lambda: len(again.updates) == 2)
             assert all(not update.changed and not update.removed for update in again.updates)
+
+    run(test)
+
+
+def test_a_stream_that_had_its_time_is_opened_anew_and_nothing_is_sent_again(
+    tmp_path: Path, manifests: Manifests
+) -> None:
+    async def test() -> None:
+        settings = config(tmp_path)
+        settings = dataclasses.replace(settings, serve=dataclasses.replace(settings.serve, stream_life_s=0.5))
+        async with running(settings) as controller, node(controller, tmp_path) as one:
+            method: Any = one.channel.stream_stream(
+                DELTA_METHOD,
+                request_serializer=DeltaDiscoveryRequest.SerializeToString,
+                response_deserializer=DeltaDiscoveryResponse.FromString,
+            )
+            for turn in range(2):
+                call = method()
+                for request in one.subscriber.open():
+                    await call.write(request)
+                sent = 0
+                async for response in call:
+                    update = one.subscriber.receive(response)
+                    sent += len(update.changed)
+                    await call.write(one.subscriber.answer(update))
+                assert await call.code() is grpc.StatusCode.OK
+                assert bool(sent) is (turn == 0)
 
     run(test)
 

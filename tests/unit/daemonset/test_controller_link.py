@@ -75,6 +75,20 @@ def test_renewed_credentials_are_shown_on_a_new_stream(tmp_path: Path, monkeypat
         play(controller, body)
 
 
+def test_a_stream_that_ends_well_is_opened_anew_without_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ControllerStub(tmp_path) as controller:
+        controller.ends_at = 2
+
+        async def body(reports: Reports) -> None:
+            await wait_for(lambda: reports.connected)
+            reports.put(pod("web"))
+            await wait_for(lambda: controller.streams == 2 and reports.connected)
+            assert controller.captured() == {"web"}
+
+        play(controller, body)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize("wrong", ["name", "root", "missing"])
 def test_a_controller_that_cannot_be_trusted_hears_nothing(tmp_path: Path, wrong: str) -> None:
     with ControllerStub(tmp_path) as controller:
