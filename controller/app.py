@@ -66,11 +66,13 @@ class Controller:
         gate = Gate(parts.authenticator(self.index), self.metrics)
         self.closing = Closing(config.serve.stream_life_s)
         self.ads = DeltaAds(self.hub, gate, self.metrics, self.closing)
-        certificates = CertificateService(self.authority, gate, self.index.runs_on, mesh.trust_domain, self.metrics)
+        self.certificates = CertificateService(
+            self.authority, gate, self.index.runs_on, mesh.trust_domain, self.metrics
+        )
         reports = CaptureReports(self.pipeline, self.hub, gate, self.metrics, self.closing)
         if self.cluster:
             reports.on_refused = self.cluster.events.tell
-        self.server = make_server(self.ads, certificates, reports)
+        self.server = make_server(self.ads, self.certificates, reports)
         self.source = self._make_source()
         self.announced = Announced(self.pipeline.inputs, self.hub, self.status, self.source.catch_up)
         self.port = 0
@@ -92,6 +94,7 @@ class Controller:
         if not self.is_ready:
             self.is_ready = True
             self.ads.open_for_nodes()
+            self.certificates.open_for_nodes()
             log.info("serving %s", ", ".join(f"{count} {kind}" for kind, count in self.index.counts().items() if count))
 
     def set_faults(self, faults: Sequence[Fault]) -> None:

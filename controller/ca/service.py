@@ -51,6 +51,14 @@ class CertificateService:
         self._runs_on = runs_on
         self._trust_domain = trust_domain
         self._metrics = metrics
+        self._knows_pods = False
+
+    def open_for_nodes(self) -> None:
+        """Start to answer for others: the first full set of objects is known.
+
+        Before that every pod would look like one that runs nowhere, and its node like one that asks for too much.
+        """
+        self._knows_pods = True
 
     async def create(self, data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         """Sign a request."""
@@ -98,6 +106,9 @@ class CertificateService:
             return identity
         if not caller.is_node:
             raise _Refused(denied, "not_own", f"{caller.name} may have its own identity only, not {identity}")
+        if not self._knows_pods:
+            sentence = "the pods of the cluster are not known here yet"
+            raise _Refused(grpc.StatusCode.UNAVAILABLE, "not_ready", sentence)
         if not self._runs_on(caller.node, identity.namespace, identity.service_account):
             raise _Refused(denied, "not_on_node", f"no pod with {identity} runs on node {caller.node}")
         return identity

@@ -81,3 +81,17 @@ def test_an_identity_goes_with_its_last_pod(tmp_path: Path) -> None:
             assert await refused(one, WEB) == grpc.StatusCode.PERMISSION_DENIED
 
     asyncio.run(test())
+
+
+def test_before_pods_are_known_nobody_is_refused_as_one_who_asks_for_too_much(tmp_path: Path) -> None:
+    async def test() -> None:
+        settings = config(tmp_path)
+        Manifests(tmp_path / "manifests").write("web", pod("web", "10.0.0.1", "node-a"))
+        async with running(settings) as controller, node(controller, tmp_path, "node-a") as one:
+            controller.certificates._knows_pods = False
+            assert await refused(one, WEB) == grpc.StatusCode.UNAVAILABLE
+            assert count(controller, 'certificates_refused_total{reason="not_ready"} 1.0')
+            controller.certificates.open_for_nodes()
+            await ask(one, WEB)
+
+    asyncio.run(test())
