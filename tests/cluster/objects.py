@@ -41,6 +41,19 @@ async def define(api: Api) -> None:
         await until_served(api, resource)
 
 
+async def undefine(api: Api) -> None:
+    """Remove them and all objects of them; returns when they are gone and not only on their way."""
+    names = [document["metadata"]["name"] for document in definitions()]
+    for name in names:
+        await api.delete(resources.DEFINITIONS, name)
+
+    async def are_gone() -> bool:
+        page = await api.page(Selection(resources.DEFINITIONS))
+        return not {item["metadata"]["name"] for item in page.items} & set(names)
+
+    await until(are_gone, "the definitions are gone")
+
+
 async def until_served(api: Api, resource: Resource) -> None:
     async def is_served() -> bool:
         try:

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mesh.kube import resources
 from mesh.kube.api import Api, Selection
 from mesh.kube.resources import AUTHORIZATION_POLICIES as POLICIES
 from mesh.kube.resources import Resource
+from mesh.wire.workload_pb2 import Address
 from tests.cluster.alone import ApiAlone
 from tests.cluster.kube.api_server import free_ports
 from tests.cluster.mesh_objects import fresh
@@ -166,10 +168,17 @@ async def until_taken(api: Api, node: FakeNode) -> None:
     """The node holds what the API server has: no more, no less."""
 
     async def is_same() -> bool:
-        there = {f"Kubernetes//Pod/{NS}/{item['metadata']['name']}" async for item in everything(api, resources.PODS)}
+        pods = {item["metadata"]["name"]: item["status"].get("podIP") async for item in everything(api, resources.PODS)}
+        prefix = f"Kubernetes//Pod/{NS}/"
+        held = {
+            name.removeprefix(prefix): str(ip_address(Address.FromString(value).workload.addresses[0]))
+            for name, value in node.held.items()
+            if name.startswith(prefix)
+        }
         policies = {f"{NS}/{item['metadata']['name']}" async for item in everything(api, POLICIES)}
-        held = {name for name in node.held if name.startswith((f"Kubernetes//Pod/{NS}/", f"{NS}/"))}
-        return held == there | policies
+        # The churn may have ended between a pod and its address: such a pod is not announced.
+        is_all = held == {name: address for name, address in pods.items() if address}
+        return is_all and policies == {name for name in node.held if name.startswith(f"{NS}/")}
 
     await until(is_same, "the node holds what there is")
 

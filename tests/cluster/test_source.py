@@ -16,7 +16,7 @@ from mesh.kube import resources
 from mesh.kube.api import Api, Selection
 from mesh.kube.follow import Pace
 from tests.cluster.alone import ApiAlone
-from tests.cluster.objects import RESOURCES, define, definitions, namespace, pod, put, until
+from tests.cluster.objects import RESOURCES, define, namespace, pod, put, undefine, until
 from tests.unit.controller.nodes import policy
 from tests.unit.controller.worlds import World, snapshot
 
@@ -163,8 +163,7 @@ def test_definitions_that_come_later_and_go_with_their_objects(own_server: ApiAl
                 await put(api, policy("p", DENY, ns="default"))
                 await until(lambda: world.keys(Kind.AUTHORIZATION_POLICY, "default") == {"p"}, "the policy")
                 assert (Kind.AUTHORIZATION_POLICY, "default/p") in source.written
-                for document in definitions():
-                    await api.delete(resources.DEFINITIONS, document["metadata"]["name"])
+                await undefine(api)
                 await until(lambda: not world.keys(Kind.AUTHORIZATION_POLICY, "default"), "the policy's end")
             await until(lambda: not world.faults, "no faults")
             assert source.written == {}
