@@ -7,17 +7,20 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller.app import Controller
+from controller.ca.distribution import pem
 from controller.ca.issuer import Issuer
-from controller.config import AuthorityConfig, CallersConfig, Config, ServeConfig, SourceConfig
+from controller.config import AuthorityConfig, CallersConfig, Config, ElectionConfig, ServeConfig, SourceConfig
 from mesh.aio import Background
 from mesh.channel import Credentials
 from mesh.kube.api import Api
+from mesh.kube.errors import NotFound
 from mesh.kube.resources import CONFIG_MAPS, SECRETS
 from tests.cluster.alone import ApiAlone
 from tests.cluster.control_sides import ControlSide, EngineSink
@@ -27,7 +30,7 @@ from tests.support.engine import Engine
 from tests.support.mounted import mount
 from tests.support.sockets import HBONE, listen, new_ip, port_of, read_exactly
 from tests.unit.controller.ca.hierarchy import files, intermediate, root
-from tests.unit.controller.nodes import Manifests, pod, running
+from tests.unit.controller.nodes import Manifests, pod, running, until
 from ztunnel.identity.svid import now_utc
 
 pytestmark = pytest.mark.slow
@@ -105,7 +108,10 @@ class Mesh:
         return str(found["data"]["roots.pem"])
 
     async def phase(self) -> str:
-        found = await self.api.get(CONFIG_MAPS, "culvert-ca-root", self.namespace)
+        try:
+            found = await self.api.get(CONFIG_MAPS, "culvert-ca-root", self.namespace)
+        except NotFound:
+            return ""
         return str(found["metadata"]["annotations"]["culvert.io/ca-phase"])
 
     async def phases(self, *wanted: str) -> None:
@@ -223,5 +229,40 @@ def test_root_and_intermediate_are_replaced_without_a_failed_connection(api_serv
             assert not one.traffic.faults, one.failures()
             assert done > 200
             assert tunnels > 100
+
+    asyncio.run(test())
+
+
+def leads(controller: Controller) -> bool:
+    return controller.cluster is not None and controller.cluster.leadership.is_leader
+
+
+def test_who_leads_next_finishes_a_rotation(api_server: ApiAlone, tmp_path: Path) -> None:
+    async def test() -> None:
+        api = api_server.api()
+        namespace = (await Objects.make(api)).namespace
+        (tmp_path / "manifests").mkdir()
+        (tmp_path / "roots").mkdir()
+
+        def replica(name: str) -> Config:
+            settings = config(tmp_path, api_server, namespace, name)
+            source = replace(settings.source, source="kubernetes", manifests=None)
+            return replace(settings, source=source, election=ElectionConfig(elect=True, lease_namespace=namespace))
+
+        one = Mesh(api, namespace, [], Traffic(("", 0), None))
+        async with contextlib.AsyncExitStack() as others:
+            first = await others.enter_async_context(running(replica("one")))
+            await until(lambda: leads(first))
+            async with running(replica("two")) as second:
+                await one.phases("steady")
+                assert not leads(second)
+                before = await one.roots()
+                await one.ask_for_a_new_root("2026")
+                await one.phases("distributing")
+                await others.aclose()
+                await one.phases("retiring", "steady")
+                assert leads(second)
+                assert before not in await one.roots()
+                assert pem(second.authority.roots) == await one.roots()
 
     asyncio.run(test())
