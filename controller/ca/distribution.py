@@ -85,14 +85,14 @@ class Distribution:
         self._now = now
 
     async def publish(self, trust: Trust) -> bool:
-        """Bring the ConfigMap up to date; False if that failed or a node here has not answered the roots yet."""
+        """Bring the ConfigMap up to date; False if that failed or a node here has not taken the roots yet."""
         try:
             await self._write(trust)
         except ApiFault as fault:
             log.warning("ConfigMap %s cannot be written: %s", CONFIG_MAP, fault)
             return False
         revision = self._hub.sets[ROOTS_TYPE].revision
-        return all(stream.has_settled(ROOTS_TYPE, revision) for stream in self._hub.streams)
+        return all(stream.has_accepted(ROOTS_TYPE, revision) for stream in self._hub.streams)
 
     async def _write(self, trust: Trust) -> None:
         text = pem(trust.certificates)

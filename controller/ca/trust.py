@@ -108,7 +108,7 @@ def advance(
     """The next state, or the same one. `is_heard`: as far as we can see, everybody has the roots of this state."""
     chosen = _choose_next(trust, wish, trust_domain, now)
     is_over = chosen.issuer.expires <= now  # no leaf of it is alive: there is nobody left to be careful about
-    if chosen.next is not None and (is_over or (is_heard and _may_sign(chosen, overlap, now))):
+    if chosen.next is not None and (is_over or _may_sign(chosen, overlap, now, is_heard=is_heard)):
         chosen = replace(chosen, issuer=chosen.next, is_own=chosen.next_is_own, next=None, next_is_own=True)
     return replace(chosen, roots=tuple(_roots(chosen, wish, overlap, now)))
 
@@ -133,11 +133,15 @@ def _ends_soon(issuer: Issuer, now: datetime.datetime) -> bool:
     return issuer.expires - now < life / _LAST_PART
 
 
-def _may_sign(trust: Trust, overlap: Overlap, now: datetime.datetime) -> bool:
-    """The root of the next issuer has been given to everybody for long enough."""
+def _may_sign(trust: Trust, overlap: Overlap, now: datetime.datetime, *, is_heard: bool) -> bool:
+    """The root of the next issuer has been given to everybody for long enough.
+
+    Who does not answer, or refuses it, is waited for as long again: one node must not keep a mesh from leaving a root.
+    """
     assert trust.next is not None
     anchors = trust.next.anchors
-    return any(root.certificate in anchors and root.since + overlap.distribution <= now for root in trust.roots)
+    wait = overlap.distribution * (1 if is_heard else 2)
+    return any(root.certificate in anchors and root.since + wait <= now for root in trust.roots)
 
 
 def _roots(trust: Trust, wish: Wish, overlap: Overlap, now: datetime.datetime) -> Iterable[TrustedRoot]:

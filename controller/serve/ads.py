@@ -69,6 +69,7 @@ class Stream:
         self._sent: dict[str, dict[str, _Sent]] = {type_url: {} for type_url in hub.sets}
         self._settled: dict[str, int] = dict.fromkeys(hub.sets, 0)
         self._unserved: set[str] = set()
+        self._refused: set[str] = set()
         self._woken = asyncio.Event()
 
     # --- Listener
@@ -82,6 +83,10 @@ class Stream:
         if not self._publisher.is_asked(type_url) or self._settled[type_url] >= revision:
             return True
         return self._feeds[type_url].is_drained and self._publisher.is_settled(type_url)
+
+    def has_accepted(self, type_url: str, revision: int) -> bool:
+        """As `has_settled`, and it refused nothing of the last answered response."""
+        return type_url not in self._refused and self.has_settled(type_url, revision)
 
     def has_taken(self, type_url: str, revision: int) -> bool:
         """The node wants the type and has acknowledged (or refused) all of it up to the revision."""
@@ -169,9 +174,11 @@ class Stream:
             case Unsubscribed(names=names):
                 feed.narrow(names)
             case Acked(nonce=nonce):
+                self._refused.discard(event.type_url)
                 self._answered(event.type_url, nonce)
             case Nacked(nonce=nonce, reason=reason):
                 self.nacks += 1
+                self._refused.add(event.type_url)
                 self._metrics.nacks.labels(_WORDS[event.type_url]).inc()
                 log.warning("node %s refused resources of %s: %s", self.caller.name, event.type_url, reason[:2000])
                 self._answered(event.type_url, nonce)

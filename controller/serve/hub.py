@@ -20,6 +20,9 @@ class Listener(Protocol):
     def wake(self) -> None:
         """Look for something to send."""
 
+    def has_accepted(self, type_url: str, revision: int) -> bool:
+        """As `has_settled`, and it refused nothing of the last answered response."""
+
     def has_settled(self, type_url: str, revision: int) -> bool:
         """The node has answered everything of the type up to the revision."""
 

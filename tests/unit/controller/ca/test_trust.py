@@ -52,6 +52,9 @@ def test_a_new_root_of_our_own_is_distributed_then_signs_then_the_old_one_retire
     assert trust.issuer is old
     trust = step(trust, wish, NOW + DAY, is_heard=False)
     assert trust.issuer is old, "somebody has not heard of the new root yet"
+    waiting = step(trust, wish, NOW + 2 * DAY - HOUR, is_heard=False)
+    assert waiting.issuer is old
+    assert step(waiting, wish, NOW + 2 * DAY, is_heard=False).issuer is new, "nobody is waited for for ever"
     trust = step(trust, wish, NOW + DAY + HOUR)
     assert (trust.issuer, trust.next, trust.phase) == (new, None, "retiring")
     assert trust.certificates == (old.certificate, new.certificate)

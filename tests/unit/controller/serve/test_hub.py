@@ -17,6 +17,9 @@ class FakeStream:
     def wake(self) -> None:
         self.woken += 1
 
+    def has_accepted(self, type_url: str, revision: int) -> bool:
+        return self.has_settled(type_url, revision)
+
     def has_settled(self, type_url: str, revision: int) -> bool:
         return self.settled >= revision
 
