@@ -7,6 +7,7 @@ what is open finish until the deadline, cut.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import resource
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from bpf.plane import Plane
-from mesh import xds
+from mesh import ready_file, xds
 from mesh.aio import Background
 from mesh.channel import Credentials
 from mesh.http import HttpServer
@@ -39,6 +40,7 @@ from ztunnel.identity.roots import RootsUpdates
 from ztunnel.inpod.agent_link import AgentLink
 from ztunnel.inpod.earlier import EarlierConnections
 from ztunnel.inpod.pods import Pod, PodInfo, PodTable
+from ztunnel.inpod.takeover import Takeover
 from ztunnel.kernel import KernelMaps, open_plane
 from ztunnel.state import Store
 from ztunnel.telemetry.access_log import AccessLog
@@ -53,6 +55,8 @@ log = logging.getLogger(__name__)
 
 # After the drain's own deadline the engine needs a moment to say that it is over.
 DRAIN_GRACE_S = 1.0
+# How often a port is tried that the ztunnel before this one still has.
+PORT_RETRY_S = 0.2
 # How long the last lines of the access log may take to be written.
 LOG_GRACE_S = 2.0
 
@@ -82,6 +86,14 @@ class Ztunnel:
             self.kernel, self.engine, self.identities, self._identity_of, self._workload_uid_of, self._pod_added
         )
         self.agent = AgentLink(place.runtime / "ztunnel.sock", self.pods)
+        self.takeover = Takeover(
+            place.runtime / "handover.sock",
+            self.agent,
+            self.pods,
+            self.identities,
+            lambda namespace, account: Identity(place.trust_domain, namespace, account),
+            lambda is_retired: self.updates.retire(is_retired),  # noqa: PLW0108 - made further down
+        )
         self.earlier = EarlierConnections(self.store, plane, self.pods)
         self.updates = Updates(
             self.store, Compiler(self.store, border), self.engine, self.kernel, self.pods, self.earlier.judge_soon
@@ -134,7 +146,7 @@ class Ztunnel:
                 self.engine.flows,
                 self.names.end,
                 self.kernel.remove_edges,
-                lambda: self.updates.is_complete,
+                lambda: self.updates.may_name,
             )
         )
         parts = (self.ads, self.identities, self.pods, self.agent, self.store)
@@ -171,6 +183,12 @@ class Ztunnel:
             await asyncio.sleep(1.0)
             self.pods.sweep(lambda: {event.pod for event in self.engine.connections()})
 
+    def is_ready(self) -> bool:
+        """Whether it serves, did until another one took over, or can as soon as one that hands nothing over ends."""
+        if self.takeover.is_retired:
+            return True
+        return not self.pending() or (self.takeover.stands_by and self.ads.synced.is_set())
+
     def pending(self) -> list[str]:
         """What readiness waits for."""
         waiting = []
@@ -178,6 +196,8 @@ class Ztunnel:
             waiting.append(f"controller {self.config.control.controller} ({self.ads.last_error})")
         if not self.agent.snapshot.is_set():
             waiting.append("the node agent's snapshot")
+        if not self.takeover.is_done:
+            waiting.append("the ztunnel before this one")
         if self.agent.failures:
             waiting.append(f"{len(self.agent.failures)} pods that cannot be served")
         return waiting
@@ -199,17 +219,47 @@ async def run(config: Config) -> None:
         ztunnel = Ztunnel(config, plane, background)
         stack.callback(ztunnel.engine.close)
         stack.push_async_callback(ztunnel.link.close)
+        has_predecessor = await ztunnel.takeover.look()
+        stack.callback(ztunnel.takeover.close)
         for http in ztunnel.servers():
-            await stack.enter_async_context(http)
+            await _open_port(http, stack, background, is_shared=has_predecessor)
+        if config.ports.ready_file is not None:
+            background.start(ready_file.keep(config.ports.ready_file, ztunnel.is_ready), "ready file")
         ztunnel.engine.start()
         stack.enter_context(EventPump(loop, ztunnel.engine.event_fd, ztunnel.reporter.take))
         background.start(ztunnel.ads.run(), "controller stream")
-        agent = background.run_once(ztunnel.agent.run(), "agent link")
+        agent = background.run_once(ztunnel.takeover.serve_pods(ztunnel.ads.synced), "agent link")
+        handover = background.run_once(ztunnel.takeover.run(ztunnel.ads.synced), "hand-over")
         background.start(ztunnel.sweep_pods(), "pods that leave")
         background.start(ztunnel.earlier.run(), "connections from before enrolment")
         await _serve(ztunnel, background, stop)
         agent.cancel()  # a draining ztunnel takes no more pods
+        handover.cancel()  # and has none to give
         await _drain(ztunnel)
+
+
+async def _open_port(
+    http: HttpServer, stack: contextlib.AsyncExitStack, background: Background, *, is_shared: bool
+) -> None:
+    """Listen; while the ztunnel before this one has the port, that is tried again until it has ended."""
+    try:
+        await stack.enter_async_context(http)
+    except OSError as error:
+        if not is_shared or error.errno != errno.EADDRINUSE:
+            raise
+        background.run_once(_open_later(http, stack), "port of the ztunnel before this one")
+
+
+async def _open_later(http: HttpServer, stack: contextlib.AsyncExitStack) -> None:
+    while True:
+        await asyncio.sleep(PORT_RETRY_S)
+        try:
+            await stack.enter_async_context(http)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return
 
 
 async def _serve(ztunnel: Ztunnel, background: Background, stop: asyncio.Event) -> None:

@@ -79,6 +79,7 @@ class Ports:
     admin_port: int = setting(15000, "admin: /config_dump, /logging, /explain")
     metrics_port: int = setting(15020, "Prometheus metrics")
     ready_port: int = setting(15021, "readiness: /healthz/ready")
+    ready_file: Path | None = setting(None, "file that is there, and fresh, while this process is ready or stands by")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,18 @@ class Updates:
         self._policies_changed = policies_changed
         self._arrived: set[str] = set()
         self.published = 0
+        self._is_retired = False
+
+    @property
+    def may_name(self) -> bool:
+        """Whether this process says which number means whom in the kernel's figures."""
+        return self.is_complete and not self._is_retired
+
+    def retire(self, is_retired: bool) -> None:
+        """Another ztunnel of this node serves now and writes the numbers; or it has ended, and we write ours again."""
+        if self._is_retired and not is_retired:
+            self._kernel.write_numbers(self._store.address_numbers)
+        self._is_retired = is_retired
 
     @property
     def is_complete(self) -> bool:
@@ -61,7 +73,8 @@ class Updates:
         if self.is_complete:
             self._engine.publish(self._compiler.apply(change if was_complete else self._store.everything()))
             self.published += 1
-        self._kernel.write_numbers(change.addresses)
+        if not self._is_retired:
+            self._kernel.write_numbers(change.addresses)
         if is_first:
             self._kernel.keep_numbers(self._store.address_numbers)
         if is_first or change.policies or change.removed or change.workloads:

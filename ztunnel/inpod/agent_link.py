@@ -6,8 +6,10 @@ that corrects the table. A pod that cannot be added is acknowledged with the err
 
 import asyncio
 import logging
+import os
 import random
 import socket
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from mesh import seqpacket, zds
@@ -17,6 +19,9 @@ from ztunnel.inpod.listeners import PortTaken
 from ztunnel.inpod.pods import PodInfo, PodTable
 
 log = logging.getLogger(__name__)
+
+# Gives descriptors by the names of listeners.KINDS, the caller's from then on; empty when there are none.
+Inherit = Callable[[str], Awaitable[Mapping[str, int]]]
 
 BACKOFF_FIRST_S = 0.05
 # A try on a local socket costs nothing, and an agent that is back waits for us before it captures anything.
@@ -29,13 +34,24 @@ class AgentLink:
     def __init__(self, path: Path, pods: PodTable) -> None:
         self._path = path
         self._pods = pods
+        self.inherit: Inherit | None = None  # gives listening sockets of the ztunnel before this one, by pod uid
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
         self.snapshot = asyncio.Event()  # set once the first snapshot is complete
         self.failures: dict[str, str] = {}  # pods that could not be added, by uid
         self._backoff = BACKOFF_FIRST_S
 
+    def hold(self, *, is_held: bool) -> None:
+        """Whether not to connect any more: another ztunnel serves, and the agent listens to the latest that came."""
+        if is_held:
+            self._may_connect.clear()
+        else:
+            self._may_connect.set()
+
     async def run(self) -> None:
         """Connect, serve, and connect again for as long as the task lives."""
         while True:
+            await self._may_connect.wait()
             try:
                 await self._serve_once()
                 log.info("the agent closed its socket %s", self._path)
@@ -65,14 +81,14 @@ class AgentLink:
             except zds.RemoteProtocolError:
                 packet.close()
                 raise
-            error = self._apply(message, packet.descriptors, named)
+            error = await self._apply(message, packet.descriptors, named)
             await packets.send(connection.send(zds.Ack(error)))
 
-    def _apply(self, message: zds.Message, descriptors: tuple[int, ...], named: set[str]) -> str:
+    async def _apply(self, message: zds.Message, descriptors: tuple[int, ...], named: set[str]) -> str:
         match message:
             case zds.Add(uid, namespace, name, service_account):
                 named.add(uid)
-                return self._add(PodInfo(uid, namespace, name, service_account or "default"), descriptors[0])
+                return await self._add(PodInfo(uid, namespace, name, service_account or "default"), descriptors[0])
             case zds.Keep(uid):
                 named.add(uid)
                 return "" if uid in self._pods else f"pod {uid} is not known here"
@@ -85,9 +101,14 @@ class AgentLink:
                 self.snapshot.set()
                 return ""
 
-    def _add(self, info: PodInfo, netns: int) -> str:
+    async def _add(self, info: PodInfo, netns: int) -> str:
         try:
-            self._pods.add(info, netns)
+            inherited = await self._inherited(info.uid, netns)
+        except BaseException:
+            os.close(netns)
+            raise
+        try:
+            self._pods.add(info, netns, inherited)
         except PortTaken as error:
             message = f"{zds.PORT_IN_USE}: {error}"
         except (InvalidIdentity, OSError) as error:
@@ -98,3 +119,8 @@ class AgentLink:
         self.failures[info.uid] = message
         log.warning("cannot serve pod %s/%s: %s", info.namespace, info.name, message)
         return message
+
+    async def _inherited(self, uid: str, netns: int) -> Mapping[str, int]:
+        if self.inherit is None or self._pods.is_served(uid, netns):
+            return {}
+        return await self.inherit(uid)

@@ -11,12 +11,15 @@ No SO_REUSEPORT: an application of the pod could join the group and be handed ha
 carries the `own` note before it binds, because in an enrolled pod nobody else may bind these ports.
 """
 
+import contextlib
 import errno
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from mesh.netns import cookie as netns_cookie
 from mesh.netns import cookie_of_socket, inside
 
 OUTBOUND_PORT = 15001
@@ -25,6 +28,10 @@ HBONE_PORT = 15008
 
 # Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 BACKLOG = 4096
+
+
+# Fields of Listeners that are sockets, as a hand-over calls them.
+KINDS = ("outbound4", "outbound6", "inbound", "hbone")
 
 
 class PortTaken(Exception):
@@ -43,6 +50,11 @@ class Listeners:
 
     def __iter__(self) -> Iterator[socket.socket]:
         yield from filter(None, (self.outbound4, self.outbound6, self.inbound, self.hbone))
+
+    def by_kind(self) -> dict[str, int]:
+        """Descriptors by field name; whoever owns the sockets owns them."""
+        found = {kind: getattr(self, kind) for kind in KINDS}
+        return {kind: one.fileno() for kind, one in found.items() if one is not None}
 
     def close(self) -> None:
         """Close all that are still ours."""
@@ -66,6 +78,34 @@ def open_listeners(netns: int, mark_own: MarkOwn) -> Listeners:
             return listeners
 
     return inside(netns, run)
+
+
+def adopt_listeners(netns: int, descriptors: Mapping[str, int]) -> Listeners | None:
+    """Listeners that another ztunnel has opened in the namespace; takes the descriptors, also on failure.
+
+    None when they are not what they should be: some missing, not listening, or of another namespace.
+    """
+    made: dict[str, socket.socket] = {}
+    try:
+        for kind, fd in descriptors.items():
+            made[kind] = socket.socket(fileno=fd)
+        expected = netns_cookie(netns)
+        is_whole = made.keys() >= {"outbound4", "inbound", "hbone"} and all(map(_is_listening, made.values()))
+        if is_whole and all(cookie_of_socket(one) == expected for one in made.values()):
+            return Listeners(expected, made["outbound4"], made.get("outbound6"), made["inbound"], made["hbone"])
+    except OSError:
+        pass
+    for kind, fd in descriptors.items():
+        if kind in made:
+            made[kind].close()
+        else:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    return None
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    return sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _open_all(mark_own: MarkOwn, undo: ExitStack) -> Listeners:

@@ -10,13 +10,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh.identity import Identity
 from mesh.netns import inside
-from ztunnel.inpod.listeners import HBONE_PORT, INBOUND_PORT, Listeners, open_listeners
+from ztunnel.inpod.listeners import HBONE_PORT, INBOUND_PORT, Listeners, adopt_listeners, open_listeners
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Pod:
     netns: int
     netns_key: tuple[int, int]  # device and inode: the same namespace whatever descriptor shows it
     netns_cookie: int
+    listening: Mapping[str, int] = field(default_factory=dict)  # descriptors of the engine's, while it is served
     left_at: float = 0.0  # loop time at which the agent took it back
 
 
@@ -116,31 +117,44 @@ class PodTable:
                 return pod
         return None
 
-    def add(self, info: PodInfo, netns: int) -> None:
-        """Serve a pod; takes the descriptor, also on failure. The same pod and namespace again opens nothing anew.
+    def is_served(self, uid: str, netns: int) -> bool:
+        """Whether to add this pod would open nothing anew."""
+        known = self._by_uid.get(uid)
+        return known is not None and known.netns_key == _key(netns)
 
-        Raises PortTaken, InvalidIdentity or OSError; then nothing of the pod is left behind.
+    def add(self, info: PodInfo, netns: int, inherited: Mapping[str, int] | None = None) -> None:
+        """Serve a pod; takes the descriptors, also on failure. The same pod and namespace again opens nothing anew.
+
+        `inherited` are listening sockets of the ztunnel before this one. Raises PortTaken, InvalidIdentity or OSError;
+        then nothing of the pod is left behind.
         """
-        status = os.fstat(netns)
-        key = (status.st_dev, status.st_ino)
+        key = _key(netns)
+        listeners = adopt_listeners(netns, inherited) if inherited else None
         known = self._by_uid.get(info.uid)
         if known is not None and known.netns_key == key:
+            if listeners is not None:
+                listeners.close()
             os.close(netns)
             self._added(known)  # an agent that was without us may have cleared what we say of the pod in the kernel
             return
         if known is not None:
             self.remove(info.uid)
         try:
-            pod = self._by_uid[info.uid] = self._open(info, netns, key)
+            pod = self._by_uid[info.uid] = self._open(info, netns, key, listeners)
         except BaseException:
             os.close(netns)
             raise
         self._added(pod)
         log.info("serving pod %s/%s", info.namespace, info.name)
 
-    def _open(self, info: PodInfo, netns: int, key: tuple[int, int]) -> Pod:
-        identity = self._identity_of(info)
-        listeners = open_listeners(netns, self._slots.mark_own)
+    def _open(self, info: PodInfo, netns: int, key: tuple[int, int], adopted: Listeners | None) -> Pod:
+        try:
+            identity = self._identity_of(info)
+        except BaseException:
+            if adopted is not None:
+                adopted.close()
+            raise
+        listeners = adopted or open_listeners(netns, self._slots.mark_own)
         pod = Pod(
             number=next(self._numbers),
             info=info,
@@ -149,6 +163,7 @@ class PodTable:
             netns=netns,
             netns_key=key,
             netns_cookie=listeners.netns_cookie,
+            listening=listeners.by_kind(),
         )
         try:
             self._slots.put_listener(pod.netns_cookie, INBOUND_PORT, listeners.inbound.fileno())
@@ -170,6 +185,20 @@ class PodTable:
         self._leaving[pod.number] = pod
         self._engine.remove_pod(pod.number, drain=alive)
         log.info("no longer serving pod %s/%s%s", pod.info.namespace, pod.info.name, ", draining" if alive else "")
+
+    def identities(self) -> list[tuple[str, str]]:
+        """Namespace and service account of the pods, without repetition."""
+        return sorted({(pod.info.namespace, pod.info.service_account) for pod in self})
+
+    def listening(self, uid: str) -> dict[str, int]:
+        """A pod's listening sockets, which stay the engine's; empty for one that is not served."""
+        pod = self._by_uid.get(uid)
+        return dict(pod.listening) if pod is not None else {}
+
+    def hand_over(self, uids: Sequence[str]) -> None:
+        """Accept no more for these pods: another ztunnel does, on the same sockets. What is open lives on."""
+        for uid in uids:
+            self.remove(uid)
 
     def removed(self, number: int) -> None:
         """The engine has nothing of the pod any more."""
@@ -193,6 +222,11 @@ class PodTable:
         """End of the agent's snapshot: what it did not mention is gone."""
         for uid in [uid for uid in self._by_uid if uid not in uids]:
             self.remove(uid)
+
+
+def _key(netns: int) -> tuple[int, int]:
+    status = os.fstat(netns)
+    return (status.st_dev, status.st_ino)
 
 
 def has_network(netns: int) -> bool:

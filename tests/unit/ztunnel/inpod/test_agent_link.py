@@ -1,9 +1,11 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mesh import seqpacket, zds
 from ztunnel.inpod.agent_link import AgentLink
@@ -17,11 +19,16 @@ class Pods:
     def __init__(self) -> None:
         self.served: dict[str, int] = {}
         self.refuse: dict[str, Exception] = {}
+        self.inherited: Mapping[str, int] | None = None
 
     def __contains__(self, uid: str) -> bool:
         return uid in self.served
 
-    def add(self, info: PodInfo, netns: int) -> None:
+    def is_served(self, uid: str, netns: int) -> bool:
+        return uid in self.served
+
+    def add(self, info: PodInfo, netns: int, inherited: Mapping[str, int] | None = None) -> None:
+        self.inherited = inherited
         if error := self.refuse.get(info.name):
             os.close(netns)
             raise error
@@ -147,5 +154,35 @@ def test_garbage_ends_the_connection_and_leaks_no_descriptor(tmp_path: Path) -> 
         await agent.accept()
         assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
         assert await agent.add("u1", "web") == ""
+
+    staged(tmp_path, scene)
+
+
+def test_listeners_are_asked_for_once_per_pod(tmp_path: Path) -> None:
+    async def scene(agent: Agent, pods: Pods, link: AgentLink) -> None:
+        asked: list[str] = []
+
+        async def inherit(uid: str) -> Mapping[str, int]:
+            asked.append(uid)
+            return {"inbound": 7}
+
+        link.inherit = inherit
+        assert await agent.add("u1", "web") == ""
+        assert pods.inherited == {"inbound": 7}
+        assert await agent.add("u1", "web") == ""
+        assert asked == ["u1"]
+
+    staged(tmp_path, scene)
+
+
+def test_one_that_is_held_does_not_come_back_until_it_may(tmp_path: Path) -> None:
+    async def scene(agent: Agent, pods: Pods, link: AgentLink) -> None:
+        link.hold(is_held=True)
+        assert agent.peer is not None
+        agent.peer.close()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(agent.accept(), 0.3)
+        link.hold(is_held=False)
+        await agent.accept()
 
     staged(tmp_path, scene)
