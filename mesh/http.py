@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,11 @@ class HttpServer:
         return bound
 
     async def __aenter__(self) -> "HttpServer":
-        self._server = await asyncio.start_server(self._serve, self._host, self._port)
+        if self._host == "::":  # everywhere, IPv4 too: asyncio alone would take IPv6 only
+            everywhere = socket.create_server(("::", self._port), family=socket.AF_INET6, dualstack_ipv6=True)
+            self._server = await asyncio.start_server(self._serve, sock=everywhere)
+        else:
+            self._server = await asyncio.start_server(self._serve, self._host, self._port)
         return self
 
     async def __aexit__(self, *_: object) -> None:

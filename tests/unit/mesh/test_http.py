@@ -85,3 +85,17 @@ def test_a_huge_body_is_refused() -> None:
     head = f"POST /hello HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n".encode()
     status, _ = exchange(head + b"x" * size)
     assert status == 413
+
+
+def test_everywhere_is_both_families() -> None:
+    async def run() -> list[int]:
+        statuses = []
+        async with HttpServer("::", 0, {("GET", "/hello"): hello}) as server:
+            for host in ("127.0.0.1", "::1"):
+                reader, writer = await asyncio.open_connection(host, server.port)
+                writer.write(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n")
+                statuses.append(int((await reader.readline()).split()[1]))
+                writer.close()
+        return statuses
+
+    assert asyncio.run(run()) == [200, 200]
