@@ -14,12 +14,18 @@ unexport PYTHONHOME PYTHONPATH
 PACKAGES := python3-bpfcc python3-venv python3-dev libbpf1 libssl-dev libnghttp2-dev gcc make \
 	iproute2 nftables dnsmasq-base util-linux procps curl
 DEMO_PACKAGES := nginx-light redis-server redis-tools tshark tcpdump openssl
+CLUSTER_PACKAGES := etcd-server containerd runc containernetworking-plugins nftables
+IMAGE_PACKAGES := buildah debootstrap
 TEST_PACKAGES := $(DEMO_PACKAGES) clang clang-format libclang-rt-dev socat linux-libc-dev
 
 C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h daemonset/cni/*.[ch] bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
-.PHONY: help demo test check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto manifests clean setup setup-test setup-dev packages packages-demo packages-test root test-fresh
+# Where tests/cluster finds the image.
+IMAGE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/culvert/image/culvert.tar
+IMAGE_SOURCES := pyproject.toml setup.py $(ENGINE_SOURCES) $(shell git ls-files '*.py' '*.proto' bpf daemonset 2>/dev/null | grep -v '^\(tests\|bench\|docs\)/')
+
+.PHONY: help demo test test-cluster kube image check lint types imports unit test-bpf test-node test-interop sanitize fuzz bpf-info bench proto manifests clean setup setup-test setup-dev packages packages-demo packages-test packages-cluster packages-image root test-fresh
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -31,7 +37,7 @@ demo: root packages-demo .venv/.installed
 # `make` by its name: a line with the variable would run even under `make -n`.
 ## make test          set up and run every test (root)
 test: root setup-test
-	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
+	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node tests/cluster; do \
 		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
 	done; \
 	echo "== sanitizers and fuzzers"; make --no-print-directory -j2 --output-sync=target -C engine sanitize fuzz SECONDS=5 || status=1; \
@@ -60,6 +66,21 @@ test-bpf: root setup-test
 ## make test-node     whole nodes in a lab (root)
 test-node: root setup-test
 	@$(PYTHON) -m pytest tests/node
+
+## make test-cluster  on a real Kubernetes of two nodes (root, Go 1.26; the first time a quarter of an hour)
+test-cluster: root setup-test kube image
+	@CULVERT_REQUIRE_CLUSTER=1 $(PYTHON) -m pytest tests/cluster
+
+## make kube          build Kubernetes, CoreDNS and Helm from their Go modules into the user's cache, once
+kube: packages-cluster .venv/.installed-test
+	@$(PYTHON) -m tests.cluster.kube build
+
+## make image         build the project's image into $(IMAGE) (root, buildah), and say what it weighs
+image: root packages-image $(IMAGE)
+
+$(IMAGE): $(IMAGE_SOURCES)
+	@mkdir -p $(@D)
+	@daemonset/image/build $@
 
 ## make test-interop  against Envoy and python-hyper's h2 (root)
 test-interop: root setup-test
@@ -136,10 +157,12 @@ INSTALL = $(call PIP,--editable '.$(1)')
 # The virtual environment needs its interpreter and a compiler: packages come first.
 .venv/bin/python: | packages
 
-packages packages-demo packages-test: PACKAGE_LIST = $(PACKAGES)
+packages packages-demo packages-test packages-cluster packages-image: PACKAGE_LIST = $(PACKAGES)
 packages-demo: PACKAGE_LIST = $(PACKAGES) $(DEMO_PACKAGES)
 packages-test: PACKAGE_LIST = $(PACKAGES) $(TEST_PACKAGES)
-packages packages-demo packages-test:
+packages-cluster: PACKAGE_LIST = $(PACKAGES) $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
+packages-image: PACKAGE_LIST = $(PACKAGES) $(IMAGE_PACKAGES)
+packages packages-demo packages-test packages-cluster packages-image:
 	@setup/packages $(PACKAGE_LIST)
 
 # Programs at the cgroup root, namespaces, packages: said at once and not after minutes of set-up.

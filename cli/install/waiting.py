@@ -86,8 +86,10 @@ async def pods_in_trouble(api: Api, namespace: str, name: str) -> list[str]:
     pods = await api.page(Selection(PODS, namespace, label_selector=f"app.kubernetes.io/name={name}"))
     found = []
     for pod in pods.items:
+        if pod["metadata"].get("deletionTimestamp") or _is_ready(pod):
+            continue
         reason = trouble(pod) or await _last_warning(api, pod)
-        if reason and not _is_ready(pod):
+        if reason:
             where = pod["spec"].get("nodeName")
             found.append(f"pod {pod['metadata']['name']}{f' on {where}' if where else ''}: {reason}")
     return found

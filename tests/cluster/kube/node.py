@@ -126,6 +126,8 @@ def _kubelet_config(node: NodePlace) -> dict[str, object]:
         "clusterDNS": [str(place.DNS_SERVICE)],
         "clusterDomain": "cluster.local",
         "failSwapOn": False,
+        # Under /var/log/pods each kubelet would clear away what it does not know: the logs of the other's pods.
+        "podLogsDir": str(node.state / "pod-logs"),
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,
         "evictionHard": {"memory.available": "100Mi"},

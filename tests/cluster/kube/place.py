@@ -109,4 +109,6 @@ class Place:
     @property
     def nodes(self) -> list[NodePlace]:
         """All of its nodes."""
-        return [NodePlace(self.name, number, self.state / f"n{number}") for number in range(1, self.node_count + 1)]
+        # A node's directory has the node's name: a DaemonSet's mounts know nothing else of where they are.
+        numbers = range(1, self.node_count + 1)
+        return [NodePlace(self.name, number, self.state / f"n{number}.{self.name}") for number in numbers]
