@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +16,13 @@ class Kernel:
 
     def __init__(self) -> None:
         self.open: dict[int, bool] = {}
+        self.numbers: list[dict[bytes, int]] = []
 
     def set_fallback(self, netns_cookie: int, is_open: bool) -> None:
         self.open[netns_cookie] = is_open
 
-    def write_numbers(self, addresses: object) -> None:
-        pass
+    def write_numbers(self, addresses: Mapping[bytes, int]) -> None:
+        self.numbers.append(dict(addresses))
 
     def keep_numbers(self, numbers: object) -> None:
         pass
@@ -60,3 +61,17 @@ def test_bits_follow_each_change_of_policies() -> None:
     assert kernel.open == {COOKIE: True}
     updates.apply(update(AUTHORIZATION_TYPE, build.authorization("guard")))
     assert kernel.open == {COOKIE: False}
+
+
+def test_while_another_ztunnel_serves_it_alone_says_who_has_which_number() -> None:
+    updates, kernel = stage()
+    updates.apply(update(AUTHORIZATION_TYPE))
+    updates.apply(update(ADDRESS_TYPE, build.workload("web", "10.0.0.1")))
+    assert updates.may_name
+    updates.retire(True)
+    before = len(kernel.numbers)
+    updates.apply(update(ADDRESS_TYPE, build.workload("late", "10.0.0.2")))
+    assert (len(kernel.numbers), updates.may_name) == (before, False)
+    updates.retire(False)
+    assert updates.may_name
+    assert len(kernel.numbers[-1]) == 2, "what it would have written meanwhile, and what the other one changed"
