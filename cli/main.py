@@ -10,9 +10,16 @@ COMMANDS = {
     "install": Lazy("cli.install.command", "install", "Install Culvert into a Kubernetes cluster."),
     "upgrade": Lazy("cli.install.command", "upgrade", "Change an installation's version or settings."),
     "uninstall": Lazy("cli.install.command", "uninstall", "Take Culvert out of a cluster; nothing is left on nodes."),
-    "check": Lazy("cli.check", "check", "Say whether this machine has what a node needs."),
+    "status": Lazy("cli.status", "status", "The mesh at a glance: controller, nodes, pods."),
+    "enrol": Lazy("cli.enrol", "enrol", "Put a namespace's pods into the mesh."),
+    "unenrol": Lazy("cli.enrol", "unenrol", "Take a namespace's pods out of the mesh."),
+    "config": Lazy("cli.config", "config", "What the ztunnels go by: workloads, services, policies, certificates, …"),
+    "check": Lazy("cli.check", "check", "Say what a cluster, an installation or this machine lacks."),
     "node": Lazy("cli.node", "node", "Act on a node's eBPF programs: status, upgrade-bpf, unload."),
     "explain": Lazy("cli.explain", "explain", "Say which rule decides about a connection, and why."),
+    "policy": Lazy("cli.policy", "policy", "Try policies before they are applied."),
+    "sysdump": Lazy("cli.sysdump", "sysdump", "Collect what is needed to look for a fault elsewhere."),
+    "completion": Lazy("cli.completion", "completion", "Complete commands in bash, zsh or fish."),
 }
 
 

@@ -66,6 +66,7 @@ class Removal:
         helm = await self.node_set_of_helm()
         await self.let_go(result)
         await self.clean_nodes(result)
+        await self.strip_annotations()
         if helm:
             result.left.append("the objects are Helm's: remove them with `helm uninstall`")
             return result
@@ -98,6 +99,9 @@ class Removal:
             await waiting.until("pods to be let go", self._captured, self.timeout_s, self.say)
         except TimedOut as late:
             result.left.append(str(late))
+
+    async def strip_annotations(self) -> None:
+        """What agents wrote on pods; once no agent is left that would write it again."""
         for pod in await self._annotated():
             await self._strip(PODS, pod, {"annotations": {CAPTURE_ANNOTATION: None}})
 

@@ -126,7 +126,7 @@ async def _last_warning(api: Api, pod: Document) -> str:
     except (NotFound, Forbidden):
         return ""
     latest = sorted(events.items, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-    return str(latest[-1].get("message", "")) if latest else ""
+    return " ".join(str(latest[-1].get("message", "")).split()) if latest else ""
 
 
 def _is_ready(pod: Document) -> bool:

@@ -26,8 +26,11 @@ class Reach(Protocol):
     def get(self, node: str, port: int, path: str) -> bytes:
         """What a process of a node answers on a loopback port; raises Unreachable."""
 
-    def get_controller(self, path: str) -> bytes:
-        """What the controller answers on its debug port; raises Unreachable."""
+    def controllers(self) -> list[str]:
+        """Names of the controllers, of which each serves some nodes; raises Unreachable."""
+
+    def get_controller(self, name: str, path: str) -> bytes:
+        """What a controller answers on its debug port; raises Unreachable."""
 
     def place_of(self, source: str) -> tuple[str, str]:
         """A pod (namespace/name) as (its node, namespace/name); raises Unreachable."""
@@ -38,9 +41,9 @@ def ask(reach: Reach, node: str, port: int, path: str) -> Any:
     return _document(f"node {node}: {path}", reach.get(node, port, path))
 
 
-def ask_controller(reach: Reach, path: str) -> Any:
-    """The controller's answer as a document; raises Unreachable."""
-    return _document(f"controller: {path}", reach.get_controller(path))
+def ask_controller(reach: Reach, name: str, path: str) -> Any:
+    """A controller's answer as a document; raises Unreachable."""
+    return _document(f"{name}: {path}", reach.get_controller(name, path))
 
 
 def ask_all(work: Callable[[str], T], nodes: Iterable[str]) -> tuple[dict[str, T], dict[str, str]]:

@@ -11,10 +11,13 @@ from mesh.kube.api import Api, Selection
 from mesh.kube.errors import ApiFault, NotFound
 from mesh.kube.forward import Forwarder
 from mesh.kube.resources import PODS
-from mesh.kube.transport import Misconfigured, connect
+from mesh.kube.transport import Call, Misconfigured, connect
 
 T = TypeVar("T")
 Document = dict[str, Any]
+
+LOG_TIMEOUT_S = 30.0
+MAX_LOG_BYTES = 64 << 20
 
 
 class ClusterReach:
@@ -42,17 +45,15 @@ class ClusterReach:
             raise Unreachable(f"node {node} has no running pod of culvert-node")
         return self._forwarded(pods[node], port, path)
 
-    def get_controller(self, path: str) -> bytes:
-        """Ask the first controller that answers; the one that leads first."""
+    def controllers(self) -> list[str]:
+        """Pods of the Deployment that run."""
         selection = Selection(PODS, self._namespace, label_selector="app.kubernetes.io/name=culvert-controller")
-        fault = f"no controller runs in namespace {self._namespace}"
-        for pod in self.listed(selection):
-            if pod.get("status", {}).get("phase") == "Running":
-                try:
-                    return self._forwarded(pod["metadata"]["name"], CONTROLLER, path)
-                except Unreachable as error:
-                    fault = str(error)
-        raise Unreachable(fault)
+        found = [pod for pod in self.listed(selection) if pod.get("status", {}).get("phase") == "Running"]
+        return sorted(pod["metadata"]["name"] for pod in found if not pod["metadata"].get("deletionTimestamp"))
+
+    def get_controller(self, name: str, path: str) -> bytes:
+        """Ask one pod of the Deployment."""
+        return self._forwarded(name, CONTROLLER, path)
 
     def place_of(self, source: str) -> tuple[str, str]:
         """By the API server."""
@@ -76,6 +77,18 @@ class ClusterReach:
         try:
             return self.ask(all_pages)
         except ApiFault as fault:
+            raise Unreachable(f"the API server: {fault}") from fault
+
+    def log(self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 20_000) -> bytes:
+        """What a container wrote; raises Unreachable."""
+        query: dict[str, str | int] = {"container": container, "tailLines": lines, "timestamps": "true"}
+        if previous:
+            query["previous"] = "true"
+        call = Call("GET", PODS.path(namespace, pod, "log"), query, accept="*/*", timeout_s=LOG_TIMEOUT_S)
+        try:
+            with connect(self._kubeconfig).stream(call, LOG_TIMEOUT_S) as answer:
+                return answer.read(MAX_LOG_BYTES)
+        except (ApiFault, Misconfigured) as fault:
             raise Unreachable(f"the API server: {fault}") from fault
 
     def ask(self, work: Callable[[Api], Coroutine[Any, Any, T]]) -> T:

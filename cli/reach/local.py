@@ -56,7 +56,11 @@ class LabReach:
         """Ask in the node's namespace."""
         return get_in(self._nodes[node], f"node {node}", port, path)
 
-    def get_controller(self, path: str) -> bytes:
+    def controllers(self) -> list[str]:
+        """The one."""
+        return ["controller"]
+
+    def get_controller(self, name: str, path: str) -> bytes:
         """Ask where the controller of a lab runs."""
         known = (paths.read_json(paths.LabPaths(self.lab).record) or {}).get("names", {})
         if "fabric" not in known:
@@ -91,7 +95,11 @@ class NodeReach:
         """Ask on this machine's own loopback."""
         return get_in(HERE, f"node {node}", port, path)
 
-    def get_controller(self, path: str) -> bytes:
+    def controllers(self) -> list[str]:
+        """The one."""
+        return ["controller"]
+
+    def get_controller(self, name: str, path: str) -> bytes:
         """A controller that runs on this machine too."""
         return get_in(HERE, "the controller", CONTROLLER, path)
 

@@ -1,0 +1,119 @@
+"""`culvert enrol` and `culvert unenrol`: a namespace's pods go into the mesh, or out of it; nothing is restarted."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import cluster
+from cli.install.waiting import TimedOut, until
+from cli.lab.options import complain, fail, json_option, lab_option, print_json
+from lab import client
+from lab.choice import LabError, choose
+from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, MESH_LABEL, asked_by
+from mesh.kube.api import Api, Selection
+from mesh.kube.errors import NotFound
+from mesh.kube.resources import NAMESPACES, PODS
+
+TIMEOUT = click.option(
+    "--timeout", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait; 0: not."
+)
+
+
+@click.command()
+@click.argument("name", metavar="NS")
+@TIMEOUT
+@lab_option
+@cluster.kubeconfig_option
+@json_option
+def enrol(name: str, timeout: float, lab_name: str | None, kubeconfig: Path | None, as_json: bool) -> None:
+    """Put a namespace's pods into the mesh: label it culvert.io/mesh=enabled and wait until they are captured.
+
+    Connections that are open stay as they are; new ones are carried by the mesh.
+
+    \b
+    culvert enrol shop
+    culvert enrol shop --lab demo
+    """
+    _change(name, "enabled", timeout, lab_name, kubeconfig, as_json)
+
+
+@click.command()
+@click.argument("name", metavar="NS")
+@TIMEOUT
+@lab_option
+@cluster.kubeconfig_option
+@json_option
+def unenrol(name: str, timeout: float, lab_name: str | None, kubeconfig: Path | None, as_json: bool) -> None:
+    """Take a namespace's pods out of the mesh: remove its label and wait until they are let go.
+
+    Pods that have the label themselves stay in.
+
+    \b
+    culvert unenrol shop
+    """
+    _change(name, None, timeout, lab_name, kubeconfig, as_json)
+
+
+def _change(
+    name: str, value: str | None, timeout: float, lab_name: str | None, kubeconfig: Path | None, as_json: bool
+) -> None:
+    if lab_name is not None:
+        missing = _in_lab(lab_name, name, value, timeout)
+    else:
+        missing = cluster.run(kubeconfig, lambda api: _in_cluster(api, name, value, timeout))
+    if as_json:
+        print_json({"namespace": name, "enrolled": value is not None, "missing": missing})
+    else:
+        click.echo(f"namespace {name} is {'in' if value else 'out of'} the mesh")
+        for line in missing:
+            complain(f"not done yet: {line}")
+    sys.exit(1 if missing else 0)
+
+
+def _in_lab(lab_name: str, name: str, value: str | None, timeout: float) -> list[str]:
+    try:
+        lab = choose(lab_name)
+        outcome = client.order(lab, "label", kind="namespace", path=name, changes={MESH_LABEL: value})
+        if outcome["outcome"] == "refused":
+            fail(f"{outcome['object']}: {outcome['reason']}")
+        return client.wait_labelled(lab, timeout, lambda pod: bool(pod["namespace"] == name)) if timeout else []
+    except LabError as error:
+        fail(str(error))
+
+
+async def _in_cluster(api: Api, name: str, value: str | None, timeout_s: float) -> list[str]:
+    try:
+        found = await api.merge_patch(NAMESPACES, name, {"metadata": {"labels": {MESH_LABEL: value}}})
+    except NotFound:
+        fail(f"there is no namespace {name!r}")
+    if not timeout_s:
+        return []
+    labels = found["metadata"].get("labels") or {}
+    try:
+        await until("the namespace's pods", partial(not_followed, api, name, labels), timeout_s, complain, 0.5)
+    except TimedOut as late:
+        return [line.strip() for line in str(late).splitlines()[1:]]
+    return []
+
+
+async def not_followed(api: Api, name: str, labels: dict[str, str]) -> list[str]:
+    """Pods of a namespace that are not yet what the labels ask for, one line each."""
+    pods = [item async for page in api.pages(Selection(PODS, name)) for item in page]
+    return [line for pod in pods if (line := _behind(pod, labels))]
+
+
+def _behind(pod: dict[str, Any], labels: dict[str, str]) -> str:
+    metadata = pod["metadata"]
+    is_over = pod.get("status", {}).get("phase") != "Running" or metadata.get("deletionTimestamp")
+    if is_over or pod["spec"].get("hostNetwork"):
+        return ""
+    asked = asked_by(metadata.get("labels") or {}, labels, istio_labels=False)
+    is_captured = (metadata.get("annotations") or {}).get(CAPTURE_ANNOTATION) == CAPTURED
+    if asked.fault:
+        return f"pod {metadata['name']}: {asked.fault}"
+    if asked.enrol == is_captured:
+        return ""
+    return f"pod {metadata['name']} is {'not captured yet' if asked.enrol else 'still captured'}"

@@ -1,0 +1,155 @@
+"""`culvert sysdump`: what somebody needs who looks for a fault elsewhere, in one archive. No secrets are in it."""
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.lab.options import complain, fail
+from cli.reach.base import AGENT, ZTUNNEL_ADMIN, ZTUNNEL_METRICS, Reach, Unreachable, ask_all
+from cli.reach.cluster import ClusterReach
+from cli.reach.options import reach, reach_options
+from mesh.kube.api import Selection
+from mesh.kube.resources import (
+    AUTHORIZATION_POLICIES,
+    DEFINITIONS,
+    NAMESPACES,
+    NODES,
+    PEER_AUTHENTICATIONS,
+    PODS,
+    SERVICES,
+    Resource,
+)
+
+_OF_NODES = (
+    ("ztunnel-config.json", ZTUNNEL_ADMIN, "/config_dump"),
+    ("ztunnel-metrics.txt", ZTUNNEL_METRICS, "/metrics"),
+    ("agent-status.json", AGENT, "/status"),
+    ("agent-metrics.txt", AGENT, "/metrics"),
+)
+_OF_CONTROLLER = ("config", "streams", "captures", "status", "announced", "resources")
+# What a person may read who may read the mesh's policies. Secrets and ConfigMaps of users are left out.
+_OBJECTS = (NAMESPACES, NODES, PODS, SERVICES, AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, DEFINITIONS)
+
+Entry = tuple[str, bytes]
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The archive; default: culvert-sysdump-<time>.tar.gz.",
+)
+@reach_options
+def sysdump(
+    output: Path | None, lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str
+) -> None:
+    """Collect configuration, state, metrics, objects and logs into one archive.
+
+    What cannot be had is named in its `missing.txt`. Private keys are in none of what is asked; environment variables
+    of pods are taken out.
+
+    \b
+    culvert sysdump
+    culvert sysdump --lab demo -o demo.tar.gz
+    """
+    where = reach(lab_name, local, kubeconfig, namespace)
+    path = output or Path(time.strftime("culvert-sysdump-%Y%m%d-%H%M%S.tar.gz"))
+    missing: list[str] = []
+    try:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, data in _entries(where, namespace, missing):
+                _add(archive, name, data)
+            _add(archive, "missing.txt", "".join(f"{line}\n" for line in missing).encode())
+    except OSError as error:
+        fail(f"{path}: {error.strerror or error}")
+    for line in missing:
+        complain(f"culvert: without {line}")
+    click.echo(path)
+
+
+def _entries(where: Reach, namespace: str, missing: list[str]) -> Iterator[Entry]:
+    try:
+        nodes = where.nodes()
+    except Unreachable as error:
+        missing.append(str(error))
+        nodes = []
+    for name, port, path in _OF_NODES:
+        found, failed = ask_all(partial(_ask, where, port, path), nodes)
+        missing += [f"nodes/{node}/{name}: {why}" for node, why in failed.items()]
+        yield from ((f"nodes/{node}/{name}", data) for node, data in found.items())
+    try:
+        controllers = where.controllers()
+    except Unreachable as error:
+        missing.append(str(error))
+        controllers = []
+    for name in controllers:
+        for page in _OF_CONTROLLER:
+            read = partial(where.get_controller, name, f"/debug/{page}")
+            yield from _tried(f"controllers/{name}/{page}.json", read, missing)
+    if isinstance(where, ClusterReach):
+        yield from _of_cluster(where, namespace, missing)
+
+
+def _ask(where: Reach, port: int, path: str, node: str) -> bytes:
+    return where.get(node, port, path)
+
+
+def _of_cluster(where: ClusterReach, namespace: str, missing: list[str]) -> Iterator[Entry]:
+    for resource in _OBJECTS:
+        yield from _tried(f"objects/{resource}.json", partial(_listed, where, resource), missing)
+    selection = Selection(PODS, namespace, label_selector="app.kubernetes.io/part-of=culvert")
+    try:
+        pods = where.listed(selection)
+    except Unreachable as error:
+        missing.append(f"logs: {error}")
+        return
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        for container in pod["spec"]["containers"]:
+            for word, previous in (("", False), (".previous", True)):
+                path = f"logs/{name}/{container['name']}{word}.log"
+                read = partial(where.log, namespace, name, container["name"], previous=previous)
+                yield from _tried(path, read, [] if previous else missing)
+
+
+def _tried(name: str, read: Callable[[], bytes], missing: list[str]) -> Iterator[Entry]:
+    try:
+        yield name, read()
+    except Unreachable as error:
+        missing.append(f"{name}: {error}")
+
+
+def _listed(where: ClusterReach, resource: Resource) -> bytes:
+    items = where.listed(Selection(resource))
+    for item in items:
+        item.get("metadata", {}).pop("managedFields", None)
+        if resource is PODS:
+            _without_environment(item)
+    return json.dumps(items, indent=1).encode()
+
+
+def _without_environment(pod: dict[str, Any]) -> None:
+    """Environment variables and annotations of what applied them are where people put passwords."""
+    (pod["metadata"].get("annotations") or {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    for key in ("containers", "initContainers", "ephemeralContainers"):
+        for container in pod["spec"].get(key) or ():
+            container.pop("env", None)
+            for word in ("command", "args"):
+                if (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") != "culvert":
+                    container.pop(word, None)
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(f"culvert-sysdump/{name}")
+    entry.size = len(data)
+    entry.mtime = int(time.time())
+    archive.addfile(entry, io.BytesIO(data))

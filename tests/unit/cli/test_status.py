@@ -1,0 +1,62 @@
+import pytest
+
+from cli.reach.base import AGENT
+from cli.status import lines, look
+from tests.unit.cli.reach import FakeReach, agent_status
+
+
+def test_a_mesh_in_order_is_healthy_and_shows_its_pods():
+    found = look(FakeReach())
+    assert found["healthy"]
+    text = "\n".join(lines(found))
+    assert "shop/web-a" in text and "captured" in text
+
+
+def test_a_node_whose_agent_is_away_is_named():
+    reach = FakeReach()
+    del reach.answers["b", AGENT, "/status"]
+    found = look(reach)
+    assert not found["healthy"]
+    assert "b does not answer" in "\n".join(lines(found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"ztunnel": {"connected": 0, "ready": False, "problem": "no ztunnel is connected"}},
+            "no ztunnel is connected",
+        ),
+        ({"kubernetes": {"cni": "no conflist in /etc/cni/net.d"}}, "no conflist"),
+        (
+            {"pods": [{"namespace": "n", "name": "p", "state": "refused", "reason": "listens on 15001"}]},
+            "n/p: listens on",
+        ),
+        ({"programs": {"problem": "an older set is in use"}}, "an older set"),
+    ],
+)
+def test_what_an_agent_complains_of_is_shown(changes, said):
+    reach = FakeReach()
+    reach.answers["a", AGENT, "/status"] = agent_status("a", **changes)
+    found = look(reach)
+    assert not found["healthy"]
+    assert said in "\n".join(lines(found))
+
+
+def test_each_node_must_be_connected_to_one_controller_of_several():
+    reach = FakeReach(controllers=("one", "two"))
+    reach.answers["one", 0, "/debug/announced"] = {"nodes": {"a": True}}
+    reach.answers["two", 0, "/debug/announced"] = {"nodes": {"b": True}}
+    assert look(reach)["healthy"]
+    reach.answers["two", 0, "/debug/announced"] = {"nodes": {}}
+    assert "connected to no controller" in "\n".join(lines(look(reach)))
+    reach.answers["two", 0, "/debug/announced"] = {"nodes": {"b": False}}
+    assert "has not taken" in "\n".join(lines(look(reach)))
+
+
+def test_without_a_controller_nothing_is_said_about_who_is_connected():
+    reach = FakeReach()
+    del reach.answers["controller", 0, "/debug/announced"]
+    found = look(reach)
+    assert not found["healthy"]
+    assert "connected to no controller" not in "\n".join(lines(found))
