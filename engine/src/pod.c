@@ -155,6 +155,25 @@ static void on_accept(struct cv_watch *watch, uint32_t events)
 		listener->burst = 2 * listener->burst + 1;
 }
 
+/*
+ * Take what waits when we stop to listen. The socket may live on in another process, which a wake-up that we got
+ * has passed by: what came with it would wait there until the next connection comes.
+ */
+static void take_rest(struct cv_listener *listener)
+{
+	struct cv_seat *seat = listener->seat;
+	int fd;
+
+	while ((fd = accept4(seat->pod->listeners[listener->kind], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+		if (fd >= seat->worker->engine->descriptor_bound) {
+			cv_tcp_reset(fd);
+			continue;
+		}
+		cv_figure_add(&seat->worker->figures.accepted, 1);
+		hand_over(listener, fd);
+	}
+}
+
 static void stop_listener(struct cv_listener *listener)
 {
 	struct cv_seat *seat = listener->seat;
@@ -165,6 +184,8 @@ static void stop_listener(struct cv_listener *listener)
 	listener->open = false;
 	cv_timer_cancel(&seat->worker->timers, &listener->pause);
 	(void)epoll_ctl(seat->worker->epoll, EPOLL_CTL_DEL, pod->listeners[listener->kind], NULL);
+	if (!seat->gone)
+		take_rest(listener);
 	if (atomic_fetch_sub(&pod->watchers[listener->kind], 1) == 1) {
 		close(pod->listeners[listener->kind]);
 		pod->listeners[listener->kind] = -1;

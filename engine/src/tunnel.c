@@ -197,7 +197,7 @@ void cv_tunnel_drain(struct cv_tunnel *tunnel)
 		cv_tunnel_wants_flush(tunnel);
 		arm(tunnel, &tunnel->idle, DRAIN_NOTICE_MS);
 	} else if (tunnel->state < CV_TUNNEL_OPEN) {
-		cv_tunnel_fail(tunnel, CV_REASON_DRAINED, NULL);
+		tunnel->drain_when_open = true; /* the peer has connections that wait for it and gets them through */
 	}
 }
 
@@ -304,7 +304,7 @@ void cv_tunnel_opened(struct cv_tunnel *tunnel)
 	cv_proof_begin(tunnel);
 	if (tunnel->pool)
 		cv_pool_opened(tunnel);
-	if (tunnel->worker->draining)
+	if (tunnel->worker->draining || tunnel->drain_when_open)
 		cv_tunnel_drain(tunnel);
 }
 

@@ -64,13 +64,14 @@ struct cv_tunnel {
 	bool may_read;
 	bool may_write;
 	bool hung_up;
-	bool retired;        /* no new streams: GOAWAY, drain or a replaced identity */
-	bool draining;       /* server: the first GOAWAY has left */
-	bool closing;        /* ends when the last stream has */
-	bool proven;         /* client: the server has spoken HTTP/2, so it accepted our certificate */
-	bool announced;      /* server: its SETTINGS have left */
-	bool violated;       /* a GOAWAY with an error has left */
-	bool closed_cleanly; /* close_notify was seen */
+	bool retired;         /* no new streams: GOAWAY, drain or a replaced identity */
+	bool draining;        /* server: the first GOAWAY has left */
+	bool drain_when_open; /* server: drained while it was shaking hands */
+	bool closing;         /* ends when the last stream has */
+	bool proven;          /* client: the server has spoken HTTP/2, so it accepted our certificate */
+	bool announced;       /* server: its SETTINGS have left */
+	bool violated;        /* a GOAWAY with an error has left */
+	bool closed_cleanly;  /* close_notify was seen */
 	const char *verify_detail;
 	char explanation[256]; /* who was expected and who came */
 };

@@ -26,7 +26,7 @@ from tests.engine.conftest import (
     server_tables,
 )
 from tests.support.border import lib
-from tests.support.hyper import Hyper
+from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Authority, Credential
 from tests.support.sockets import HBONE, connect, is_refused, is_reset, listen, new_ip, read_exactly, until
 from tests.support.tables import Tables
@@ -134,6 +134,30 @@ def test_a_drained_pod_takes_nothing_new_keeps_its_connections_and_may_come_agai
     connect((ip, HBONE)).close()
     near.sendall(b"still")
     assert read_exactly(far, 5) == b"still"
+
+
+def test_what_waits_to_be_accepted_when_a_pod_is_drained_is_served(server: ServerNode) -> None:
+    """Its listening socket may live on in another process, and nobody might look at what waits there."""
+    again = listen(new_ip(), HBONE)
+    waiting = [connect(again.getsockname()) for _ in range(100)]
+    assert not server.engine.add_pod(7, "server", SERVER_ID, hbone=again)
+    assert not server.engine.remove_pod(7, drain=True)
+    for one in waiting:
+        one.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            one.recv(1)
+    for one in waiting:
+        one.close()
+
+
+def test_a_handshake_that_is_under_way_when_a_pod_is_drained_ends_well(
+    server: ServerNode, client_credential: Credential
+) -> None:
+    early = connect((server.ip, HBONE))
+    until(lambda: server.engine.stats().accepted > 0)
+    assert not server.engine.remove_pod(1, drain=True)
+    with tls_context(False, client_credential).wrap_socket(early) as peer:
+        assert peer.recv(9)[3:4] == b"\x04", "SETTINGS, and with it the answer to what is asked meanwhile"
 
 
 def raw_frames(peer: Hyper, until_data: bytes, app: socket.socket) -> list[tuple[int, tuple[int, int]]]:
