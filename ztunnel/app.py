@@ -49,6 +49,7 @@ from ztunnel.telemetry.labels import Edge
 from ztunnel.telemetry.line_writer import LineWriter
 from ztunnel.telemetry.metrics import ConnectionMetrics
 from ztunnel.telemetry.process import EngineStats, ProcessMetrics
+from ztunnel.telemetry.recent import RecentFlows
 from ztunnel.updates import Updates
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Ztunnel:
         self.metrics = ConnectionMetrics(self._live)
         self.lines = LineWriter(sys.stdout.fileno())
         access_log = AccessLog(self.lines, config.logs.log_format == "json", self.names.policy)
+        self.recent = RecentFlows(self.names.policy)
         self.reporter = Reporter(
             self.engine,
             self.names,
@@ -113,6 +115,7 @@ class Ztunnel:
             self.pods,
             self.identities,
             self.drained.set,
+            self.recent,
         )
 
     def _live(self) -> Iterable[tuple[ConnectionEvent, Edge]]:
@@ -161,10 +164,15 @@ class Ztunnel:
             ports.admin_port,
             self._dump,
             lambda source, destination: explain(self.store, source, destination),
+            self._flows,
             self.config.logs.log_level,
         )
         yield server.metrics_server(ports.metrics_port, self.registry(), self.reporter.take_all)
         yield server.readiness_server(ports.ready_port, self.pending)
+
+    def _flows(self) -> list[dict[str, Any]]:
+        self.reporter.take_all()
+        return self.recent.view(self.reporter.live())
 
     def _dump(self) -> dict[str, object]:
         self.reporter.take_all()

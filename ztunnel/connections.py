@@ -19,6 +19,7 @@ from ztunnel.state import Store
 from ztunnel.telemetry.access_log import AccessLog
 from ztunnel.telemetry.labels import Edge
 from ztunnel.telemetry.metrics import ConnectionMetrics
+from ztunnel.telemetry.recent import RecentFlows
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ class Reporter:
         pods: PodTable,
         identities: IdentityManager,
         drained: Callable[[], None],
+        recent: RecentFlows | None = None,
     ) -> None:
+        self._recent = recent
         self._engine = engine
         self._names = names
         self._metrics = metrics
@@ -111,6 +114,8 @@ class Reporter:
             if event.kind == EventKind.CLOSED:
                 edge = self._names.edge(event)
                 self._metrics.closed(event, edge)
+                if self._recent is not None:
+                    self._recent.ended(event, edge)
                 ended.append((event, edge))
             elif event.kind == EventKind.IDENTITY:
                 self._wanted(event.identity)

@@ -35,6 +35,9 @@ class Reach(Protocol):
     def place_of(self, source: str) -> tuple[str, str]:
         """A pod (namespace/name) as (its node, namespace/name); raises Unreachable."""
 
+    def pod_labels(self) -> dict[str, dict[str, str]]:
+        """Labels of pods, by namespace/name; raises Unreachable."""
+
 
 def ask(reach: Reach, node: str, port: int, path: str) -> Any:
     """A node's answer as a document; raises Unreachable."""

@@ -68,6 +68,11 @@ class ClusterReach:
             raise Unreachable(f"pod {namespace}/{name} is on no node yet")
         return node, f"{namespace}/{name}"
 
+    def pod_labels(self) -> dict[str, dict[str, str]]:
+        """By the API server."""
+        pods = [one["metadata"] for one in self.listed(Selection(PODS, metadata_only=True))]
+        return {f"{one['namespace']}/{one['name']}": one.get("labels") or {} for one in pods}
+
     def listed(self, selection: Selection) -> list[Document]:
         """Objects of the API server; raises Unreachable."""
 

@@ -76,6 +76,18 @@ class LabReach:
         known = ", ".join(f"{pod['namespace']}/{pod['name']}" for pod in self._status["pods"])
         raise Unreachable(f"lab {self.lab} has no pod {name!r}; it has {known or 'none'}")
 
+    def pod_labels(self) -> dict[str, dict[str, str]]:
+        """By the objects of the lab."""
+        found = {}
+        for pod in self._status["pods"]:
+            path = f"{pod['namespace']}/{pod['name']}"
+            try:
+                written = client.order(self.lab, "get", kind="pod", path=path)["object"]
+            except LabError as error:
+                raise Unreachable(str(error)) from error
+            found[path] = dict(written["metadata"].get("labels") or {})
+        return found
+
 
 class NodeReach:
     """One node: the machine that we are on."""
@@ -106,3 +118,7 @@ class NodeReach:
     def place_of(self, source: str) -> tuple[str, str]:
         """Whatever it is called, this node is asked about it."""
         return self._key, source if "/" in source else f"default/{source}"
+
+    def pod_labels(self) -> dict[str, dict[str, str]]:
+        """A node by itself does not know them."""
+        raise Unreachable("labels of pods are not known on a node without a cluster or a lab")

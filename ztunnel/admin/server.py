@@ -11,13 +11,17 @@ from mesh.http import HttpServer, Request, Response
 
 Dump = Callable[[], dict[str, Any]]
 Explain = Callable[[str, str], dict[str, Any]]
+Flows = Callable[[], list[dict[str, Any]]]
 
 
-def admin_server(host: str, port: int, dump: Dump, explain: Explain, first_level: str) -> HttpServer:
-    """`/config_dump`, `/logging`, `/explain`."""
+def admin_server(host: str, port: int, dump: Dump, explain: Explain, flows: Flows, first_level: str) -> HttpServer:
+    """`/config_dump`, `/logging`, `/explain`, `/flows`."""
 
     async def config_dump(_: Request) -> Response:
         return Response.json(dump())
+
+    async def show_flows(_: Request) -> Response:
+        return Response.json(flows())
 
     async def show_levels(_: Request) -> Response:
         return Response.json(logs.levels())
@@ -42,6 +46,7 @@ def admin_server(host: str, port: int, dump: Dump, explain: Explain, first_level
         ("POST", "/logging"): set_level,
         ("POST", "/logging/reset"): reset_level,
         ("GET", "/explain"): explained,
+        ("GET", "/flows"): show_flows,
     }
     return HttpServer(host, port, routes)
 

@@ -1,0 +1,113 @@
+"""`culvert policy test`: what policies would have done to the connections that nodes have seen lately."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.config import dumps
+from cli.lab.options import complain, fail, json_option, print_json
+from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, ask_all, ask_controller
+from cli.reach.options import reach, reach_options
+from cli.table import table
+from cli.trial.judge import BadPolicies, Judged, Node, Tried, read
+from controller.translate.facts import Mesh
+
+
+@click.group()
+def policy() -> None:
+    """Try policies before they are applied.
+
+    \b
+    culvert policy test deny.yaml
+    """
+
+
+@policy.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--all", "show_all", is_flag=True, help="Also connections to which nothing would happen.")
+@reach_options
+@json_option
+def test(
+    file: Path,
+    show_all: bool,
+    lab_name: str | None,
+    local: str | None,
+    kubeconfig: Path | None,
+    namespace: str,
+    as_json: bool,
+) -> None:
+    """Say what the AuthorizationPolicies of FILE would have done to connections that nodes remember.
+
+    Each node remembers the last 4096 pairs of peer and port, since its ztunnel has started. A policy of the file takes
+    the place of the one of its name. Nothing is applied. Ends with 1 when one that was let in would be refused.
+
+    \b
+    culvert policy test deny.yaml
+    culvert policy test deny.yaml --lab demo --all
+    """
+    where = reach(lab_name, local, kubeconfig, namespace)
+    found = dumps(where, None)
+    mesh = _mesh(where, next(iter(found.values())))
+    try:
+        tried = read(file.read_text(), file.name, mesh)
+        judged = _judged(where, found, tried, mesh)
+    except (OSError, UnicodeDecodeError, BadPolicies, Unreachable) as error:
+        fail(str(error))
+    remarks = [f"{one.written.namespace}/{one.written.name}: {one.remark}" for one in tried if one.remark]
+    if as_json:
+        rows = [{**one.flow, "would_be_allowed": one.allowed, "because": one.because} for one in judged]
+        print_json({"remarks": remarks, "flows": rows})
+    else:
+        for line in remarks:
+            complain(line)
+        for line in lines(judged, show_all):
+            click.echo(line)
+    sys.exit(1 if any(one.is_changed and not one.allowed for one in judged) else 0)
+
+
+def lines(judged: Sequence[Judged], show_all: bool) -> list[str]:
+    """The result for people."""
+    shown = [one for one in judged if show_all or one.is_changed]
+    changed = sum(one.is_changed for one in judged)
+    text = [f"{changed} of {len(judged)} remembered connections would be treated otherwise"]
+    if not shown:
+        return text
+    header = ("FROM", "TO", "CONNECTIONS", "WAS", "WOULD BE", "BECAUSE")
+    return [*text, "", *table(header, [_row(one) for one in shown])]
+
+
+def _row(one: Judged) -> tuple[Any, ...]:
+    flow = one.flow
+    source = flow["identity"] or flow["source"]
+    target = f"{flow['namespace']}/{flow['name']}:{flow['port']}"
+    words = ("refused", "let in")
+    return source, target, flow["connections"], words[flow["allowed"]], words[one.allowed], one.because
+
+
+def _judged(where: Reach, found: dict[str, dict[str, Any]], tried: Sequence[Tried], mesh: Mesh) -> list[Judged]:
+    flows, failed = ask_all(lambda node: ask(where, node, ZTUNNEL_ADMIN, "/flows"), found)
+    for name, why in failed.items():
+        complain(f"culvert: node {name}: {why}")
+    needs_labels = any(one.written.selector for one in tried)
+    labels = where.pod_labels() if needs_labels else {}
+    result = []
+    for name, rows in flows.items():
+        node = Node(found[name])
+        for flow in rows:
+            own = labels.get(f"{flow['namespace']}/{flow['name']}")
+            if needs_labels and own is None:
+                continue  # the pod is gone, and so is whom the policy would select
+            result.append(node.judged(flow, tried, own, mesh.root_namespace))
+    return result
+
+
+def _mesh(where: Reach, dump: dict[str, Any]) -> Mesh:
+    """Settings that show in policies: the controller's, or if none answers its defaults and the node's trust domain."""
+    try:
+        said = ask_controller(where, where.controllers()[0], "/debug/config")["mesh"]
+        return Mesh(trust_domain=said["trust_domain"], root_namespace=said["root_namespace"])
+    except (Unreachable, IndexError, KeyError):
+        return Mesh(trust_domain=dump["config"]["place"]["trust_domain"])

@@ -1,0 +1,1 @@
+"""Trying policies on what has happened, before they are applied."""

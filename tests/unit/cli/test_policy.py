@@ -1,0 +1,50 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from cli import policy as module
+from cli.reach.base import ZTUNNEL_ADMIN
+from tests.unit.cli.reach import FakeReach
+from tests.unit.cli.trial.test_judge import ALLOW_CLIENT, DENY_ALL, flow
+
+
+@pytest.fixture
+def reach(monkeypatch):
+    fake = FakeReach()
+    for node in ("a", "b"):
+        dump = fake.answers[node, ZTUNNEL_ADMIN, "/config_dump"]
+        dump["config"] = {"place": {"trust_domain": "cluster.local"}}
+        fake.answers[node, ZTUNNEL_ADMIN, "/flows"] = [flow()]
+    monkeypatch.setattr(module, "reach", lambda *_: fake)
+    return fake
+
+
+def run(tmp_path, text, *words):
+    (tmp_path / "p.yaml").write_text(text)
+    return CliRunner().invoke(module.policy, ["test", str(tmp_path / "p.yaml"), *words])
+
+
+def test_what_would_be_refused_is_shown_and_the_status_says_so(reach, tmp_path):
+    done = run(tmp_path, DENY_ALL)
+    assert done.exit_code == 1
+    assert "2 of 2 remembered connections" in done.stdout
+    assert "shop/web:8080" in done.stdout
+
+
+def test_what_changes_nothing_is_quiet(reach, tmp_path):
+    done = run(tmp_path, ALLOW_CLIENT)
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert "let in" in run(tmp_path, ALLOW_CLIENT, "--all").stdout
+
+
+def test_json_has_every_flow(reach, tmp_path):
+    found = json.loads(run(tmp_path, ALLOW_CLIENT, "--json").stdout)
+    assert [one["would_be_allowed"] for one in found["flows"]] == [True, True]
+
+
+def test_a_file_that_is_malformed_is_refused(reach, tmp_path):
+    done = run(tmp_path, "spec: [")
+    assert done.exit_code == 1
+    assert "p.yaml" in done.stderr
