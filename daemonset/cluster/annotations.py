@@ -16,7 +16,7 @@ from daemonset.lifecycle import Goal, State
 from mesh.enrolment import BYPASSING, CAPTURE_ANNOTATION, CAPTURED, PENDING
 from mesh.kube.api import Api
 from mesh.kube.backoff import Backoff
-from mesh.kube.errors import ApiFault, Conflict, NotFound
+from mesh.kube.errors import ApiFault, Conflict, Invalid, NotFound
 from mesh.kube.resources import PODS
 
 log = logging.getLogger(__name__)
@@ -92,5 +92,8 @@ class Annotator:
         try:
             await self._api.merge_patch(PODS, record.name, patch, record.namespace)
         except (NotFound, Conflict):
-            return  # gone meanwhile, or another pod by now: the watch will tell
+            return  # gone meanwhile: the watch will tell
+        except Invalid as fault:  # what the server says of another uid: a successor of that name
+            log.info("pod %s is not annotated: %s", record.full_name, fault)
+            return
         self._written[record.uid] = (wanted, asyncio.get_running_loop().time())
