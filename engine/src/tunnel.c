@@ -281,8 +281,12 @@ void cv_tunnel_start_handshake(struct cv_tunnel *tunnel)
 
 void cv_tunnel_retry_identity(struct cv_tunnel *tunnel)
 {
-	if (tunnel->state == CV_TUNNEL_WAITING)
-		cv_tunnel_start_handshake(tunnel);
+	if (tunnel->state != CV_TUNNEL_WAITING)
+		return;
+	cv_tunnel_start_handshake(tunnel);
+	/* What the peer has said meanwhile was announced once, and nobody read it. */
+	if (tunnel->state == CV_TUNNEL_HANDSHAKE)
+		cv_worker_ready(tunnel->worker, &tunnel->ready);
 }
 
 void cv_tunnel_opened(struct cv_tunnel *tunnel)

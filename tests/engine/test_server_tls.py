@@ -197,6 +197,27 @@ def test_a_tunnel_waits_for_the_pods_certificate(
         made.close()
 
 
+def test_a_peer_that_spoke_before_the_certificate_came_is_answered_when_it_is_there(
+    server: ServerNode, authority: Authority, client_credential: Credential
+) -> None:
+    ip = new_ip()
+    identity = spiffe("later")
+    assert not server.engine.add_pod(10, "server", identity, hbone=listen(ip, HBONE))
+    with connect((ip, HBONE)) as plain:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        session = tls_context(False, client_credential).wrap_bio(incoming, outgoing)
+        with pytest.raises(ssl.SSLWantReadError):
+            session.do_handshake()
+        plain.sendall(outgoing.read())
+        server.engine.wait_kind(3)
+        plain.settimeout(0.2)  # its hello is there, and nothing answers yet
+        with pytest.raises(TimeoutError):
+            plain.recv(1)
+        assert not server.engine.put_identity(identity, authority.issue(identity))
+        plain.settimeout(5)
+        assert plain.recv(1) == b"\x16"
+
+
 def test_damaged_certificates_are_not_taken(server: ServerNode, authority: Authority) -> None:
     good, other = authority.issue(SERVER_ID), authority.issue(SERVER_ID)
     bad = [
