@@ -5,12 +5,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from cli.demo.report import Claim
 from cli.demo.stage import Stage, environment, until
 from cli.demo.wire import packets
 
-# From the kill on, the start of the new process included.
+# From when the supervisor has started the new process; loading Python is part of it.
 RECOVERY_S = 1.0
 
 
@@ -48,16 +49,24 @@ def claims(stage: Stage) -> Iterator[Claim]:
     )
     clear = packets(capture, "")
     yield Claim("none goes out in clear", clear == 0, f"{clear} packets of these pods outside port 15008")
+    restarted, _ = until(5, lambda: stage.component("node-2", "ztunnel")["pid"] not in (None, victim))
+    started = _started(stage.component("node-2", "ztunnel")["pid"]) - killed if restarted else 0.0
     yield Claim(
         "after its supervisor has started it again they work within 1 s",
-        back is not None and back < RECOVERY_S,
-        f"{back:.2f} s after the kill" if back else "not within 5 s",
+        back is not None and back - started < RECOVERY_S,
+        f"{back - started:.2f} s after its start, {back:.2f} s after the kill" if back else "not within 5 s",
     )
     yield Claim("a pod outside the mesh notices nothing", bystander_answer == "still-here", f"echo: {bystander_answer}")
-    restarted, _ = until(5, lambda: stage.component("node-2", "ztunnel")["pid"] not in (None, victim))
     yield Claim(
         "it runs again under its supervisor", restarted, f"restarts: {stage.component('node-2', 'ztunnel')['restarts']}"
     )
+
+
+def _started(pid: int) -> float:
+    """When a process began, in seconds since the epoch."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
 
 
 def _deaths(stage: Stage) -> list[str]:
