@@ -77,9 +77,7 @@ class Annotator:
         now = asyncio.get_running_loop().time()
         self._written = {uid: entry for uid, entry in self._written.items() if uid in self._source.records}
         for uid, record in self._source.records.items():
-            if record.has_ended:
-                continue
-            wanted = self.wanted(uid)
+            wanted = "" if record.has_ended else self.wanted(uid)
             written, since = self._written.get(uid, ("", 0.0))
             if uid in self._written and (record.annotation == written or now - since > ECHO_S):
                 del self._written[uid]

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,3 +140,13 @@ def test_a_server_that_refuses_is_asked_again_later(tmp_path: Path) -> None:
         raise AssertionError("never written")
 
     play(tmp_path, act)
+
+
+def test_a_pod_that_has_ended_says_nothing_any_more(tmp_path: Path) -> None:
+    async def act(stage: Stage, change: Any) -> None:
+        stage.workers = {UID: worker(Goal.GONE)}
+        stage.records = {UID: dataclasses.replace(stage.records[UID], phase="Succeeded")}
+        await change()
+        assert stage.annotation() is None
+
+    play(tmp_path, act, worker(), **{CAPTURE: "enabled"})
