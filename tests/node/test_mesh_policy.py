@@ -132,7 +132,8 @@ def test_a_malformed_policy_leaves_the_good_one_in_force(mesh: Mesh) -> None:
     with mesh.applied(good):
         becomes(mesh, "shop/other", REFUSED)
         broken = {**good, "spec": {**good["spec"], "rules": "everybody"}}
-        mesh.apply(broken)
+        with pytest.raises(AssertionError, match=r"refused: AuthorizationPolicy shop/only-client: spec\.rules"):
+            mesh.apply(broken)
         time.sleep(0.5)
         assert outcome(mesh, "shop/other") in REFUSED
         assert outcome(mesh, "shop/client") == "answered"
