@@ -13,6 +13,7 @@ from daemonset.agent import Agent
 from daemonset.cluster.records import Record
 from daemonset.cluster.source import ClusterSource
 from daemonset.lifecycle import Goal, State
+from daemonset.pods import RefusalKind
 from mesh.enrolment import BYPASSING, CAPTURE_ANNOTATION, CAPTURED, PENDING
 from mesh.kube.api import Api
 from mesh.kube.backoff import Backoff
@@ -21,6 +22,8 @@ from mesh.kube.resources import PODS
 
 log = logging.getLogger(__name__)
 
+# What stands against a pod that is still being started.
+NOT_YET = (RefusalKind.NO_NAMESPACE, RefusalKind.NO_ADDRESS)
 # What the watch does not show in this time was lost: written again.
 ECHO_S = 10.0
 
@@ -66,7 +69,8 @@ class Annotator:
         """What a pod's annotation should say; empty: nothing."""
         worker = self._agent.worker(uid)
         if worker is None:
-            return BYPASSING if uid in self._agent.refusals else ""
+            refusal = self._agent.refusals.get(uid)
+            return "" if refusal is None else PENDING if refusal.kind in NOT_YET else BYPASSING
         if worker.goal is not Goal.ENROL:
             return BYPASSING
         if worker.captured:

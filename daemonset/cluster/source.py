@@ -7,7 +7,7 @@ has no sandbox yet is no pod for the agent.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +26,9 @@ T = TypeVar("T")
 SETTLE_S = 0.02
 # Processes and namespaces change without a word.
 RESYNC_S = 10.0
+# Every process of the node is looked at for a pod whose sandbox nobody told of: 30 ms for a thousand of them, so not
+# with each change while many pods start.
+SEARCH_S = 1.0
 # How long a pod that was asked for may be missing in a new list: the list may be of an older moment.
 EARLY_S = 60.0
 ASK_S = 5.0
@@ -79,6 +82,8 @@ class ClusterSource:
         namespaces = Selection(NAMESPACES, metadata_only=True)
         self._follow_pods = Follow(api, pods, decode, self._pods, pace)
         self._follow_namespaces = Follow(api, namespaces, _decode_namespace, self._namespaces, pace)
+        self._searched = float("-inf")
+        self._again: asyncio.TimerHandle | None = None
         self.observers: list[Callable[[], None]] = []
 
     @property
@@ -166,10 +171,24 @@ class ClusterSource:
     def _snapshot(self) -> Snapshot:
         running = {uid: record for uid, record in self._known().items() if not record.has_ended}
         self._sandboxes.keep_only(running)
-        local = [record for record in running.values() if not record.host_network and record.phase]
-        self._sandboxes.search([Sought(one.uid, one.runtime_uid, one.addresses) for one in local])
+        self._search(running.values())
         pods = {uid: pod for uid, record in running.items() if (pod := self._pod(record)) is not None}
         return Snapshot(pods, {name: one.labels for name, one in self._namespaces.items.items()})
+
+    def _search(self, running: Iterable[Record]) -> None:
+        """Find sandboxes of pods that have got so far as to have one, once a second at most."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._searched < SEARCH_S:
+            if self._again is None:
+                self._again = loop.call_later(SEARCH_S, self._search_again)
+            return
+        self._searched = loop.time()
+        local = [one for one in running if not one.host_network and (one.addresses or one.uid in self._sandboxes)]
+        self._sandboxes.search([Sought(one.uid, one.runtime_uid, one.addresses) for one in local])
+
+    def _search_again(self) -> None:
+        self._again = None
+        self.touch()
 
     def _pod(self, record: Record) -> Pod | None:
         sandbox = self._sandboxes.get(record.uid)

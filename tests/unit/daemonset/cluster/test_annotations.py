@@ -4,9 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from daemonset.cluster.annotations import Annotator
 from daemonset.cluster.records import decode
 from daemonset.lifecycle import Goal, State
+from daemonset.pods import Refusal, RefusalKind
 from tests.unit.controller.fake_api import FakeApi, Request, refusal
 from tests.unit.daemonset.cluster.test_source import UID, pod
 
@@ -97,11 +100,16 @@ def test_what_stood_there_before_a_reboot_is_put_right(tmp_path: Path) -> None:
     play(tmp_path, act, **{CAPTURE: "enabled"})
 
 
-def test_one_that_cannot_be_enrolled_bypasses(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "word"), [(RefusalKind.PORT_IN_USE, "bypassing"), (RefusalKind.NO_NAMESPACE, "pending")]
+)
+def test_one_that_cannot_be_enrolled_bypasses_and_one_that_only_starts_does_not(
+    tmp_path: Path, kind: RefusalKind, word: str
+) -> None:
     async def act(stage: Stage, change: Any) -> None:
-        stage.refusals = {UID: "port"}
+        stage.refusals = {UID: Refusal(kind, "why")}
         await change()
-        assert stage.annotation() == "bypassing"
+        assert stage.annotation() == word
 
     play(tmp_path, act)
 

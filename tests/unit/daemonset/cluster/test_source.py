@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemonset.cluster import source as source_module
 from daemonset.cluster.namespaces import Sandboxes
 from daemonset.cluster.source import ClusterSource
 from daemonset.pods import Snapshot
@@ -125,8 +127,6 @@ def test_a_pod_that_starts_is_shown_with_what_the_plugin_told(tmp_path: Path) ->
         async with stage(tmp_path, namespace(), pod(phase="Pending", ip="")) as made:
             await made.until(lambda one: True)
             fd = os.open("/proc/self/ns/net", os.O_RDONLY)
-            from ipaddress import ip_address  # noqa: PLC0415
-
             sandbox = made.sandboxes.give(UID, "c1", fd, (ip_address("10.9.9.9"),))
             os.close(fd)
             made.source.touch()
@@ -191,5 +191,26 @@ def test_a_namespace_that_the_watch_has_not_shown_is_asked_for(tmp_path: Path) -
             made.fake.objects["/api/v1/namespaces"] = {"shop": namespace(mesh="enabled")}
             await made.source.look_up("shop", "web", UID)
             assert made.source.namespace_labels("shop") == {"culvert.io/mesh": "enabled"}
+
+    asyncio.run(run())
+
+
+def test_processes_are_looked_at_once_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "SEARCH_S", 0.3)
+
+    async def run() -> None:
+        async with stage(tmp_path, namespace(), pod()) as made:
+            searches: list[list[str]] = []
+            monkeypatch.setattr(
+                made.sandboxes, "search", lambda pods: searches.append([one.uid for one in pods]), raising=True
+            )
+            await made.until(lambda one: one.pods)
+            for number in range(10):
+                made.fake.put(namespace(mesh="enabled" if number % 2 else "disabled"))
+                await asyncio.sleep(0.03)
+            assert len(searches) <= 3
+            await asyncio.sleep(0.5)
+            assert len(searches) >= 2, "what was put off is made up for"
+            assert searches[-1] == [UID]
 
     asyncio.run(run())
