@@ -78,6 +78,7 @@ class Pipeline:
 
     def _translate_one(self, target: Target) -> int:
         compiled = compile_target(target, self.inputs)
+        self._metrics.encoded.inc(len(compiled))
         names = [(resource.type_url, resource.name) for resource in compiled]
         changed = sum(self._hub.sets[resource.type_url].put(resource) for resource in compiled)
         for type_url, name in self._names.get(target, ()):

@@ -6,7 +6,7 @@ latest form. A slow stream so skips what was overtaken, and costs one number. Th
 pipeline; streams read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import takewhile
 
 from controller.translate.compile import Resource
@@ -22,6 +22,7 @@ class ResourceSet:
         self._by_tag: dict[str, set[str]] = {}
         # Name -> revision of its last change, oldest first; a name that is not in _by_name was removed.
         self._changed: dict[str, int] = {}
+        self._removed: dict[str, int] = {}  # those of _changed that were removed, in the same order
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -71,20 +72,16 @@ class ResourceSet:
 
     def forget_removed(self, revision: int) -> None:
         """Let go of removals that every stream has seen."""
-        for name in list(self._removed_until(revision)):
-            del self._changed[name]
-
-    def _removed_until(self, revision: int) -> Iterator[str]:
-        for name, changed in self._changed.items():
-            if changed > revision:
-                return
-            if name not in self._by_name:
-                yield name
+        for name in list(takewhile(lambda name: self._removed[name] <= revision, self._removed)):
+            del self._changed[name], self._removed[name]
 
     def _mark(self, name: str) -> None:
         self.revision += 1
         self._changed.pop(name, None)
+        self._removed.pop(name, None)
         self._changed[name] = self.revision
+        if name not in self._by_name:
+            self._removed[name] = self.revision
 
     def _untag(self, resource: Resource | None) -> None:
         for tag in resource.tags if resource else ():

@@ -15,6 +15,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.pushes = self._counter("xds_pushes", "Responses sent to nodes", "type")
         self.pushed_resources = self._counter("xds_pushed_resources", "Resources and removals sent to nodes", "type")
+        self.encoded = self._counter("resources_encoded", "Resources encoded, once for all nodes")
         self.nacks = self._counter("xds_nacks", "Responses of which a node refused resources", "type")
         self.streams = self._gauge("xds_streams", "Nodes connected now")
         self.resources = self._gauge("resources", "Resources served", "type")

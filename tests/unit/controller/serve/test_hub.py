@@ -1,6 +1,7 @@
 """Waking streams together, and waiting until all of them have heard."""
 
 import asyncio
+import itertools
 
 from controller.serve.hub import Hub
 from controller.serve.store import ResourceSet
@@ -39,6 +40,36 @@ def test_a_burst_of_changes_wakes_each_stream_once() -> None:
         hub.changed()
         await asyncio.sleep(0.01)
         assert stream.woken == 2
+
+    asyncio.run(test())
+
+
+def test_wakings_keep_a_distance_that_grows_with_the_streams() -> None:
+    async def test() -> None:
+        hub, streams = Hub([ResourceSet(ADDRESS_TYPE)], gather_s=0), [FakeStream() for _ in range(100)]
+        for stream in streams:
+            hub.join(stream)
+        loop, woken_at = asyncio.get_running_loop(), list[float]()
+        for _ in range(3):
+            hub.changed()
+            woken = streams[0].woken
+            while streams[0].woken == woken:
+                await asyncio.sleep(0.001)
+            woken_at.append(loop.time())
+        assert all(later - earlier >= 0.03 for earlier, later in itertools.pairwise(woken_at))
+
+    asyncio.run(test())
+
+
+def test_after_a_silence_a_change_waits_for_no_distance() -> None:
+    async def test() -> None:
+        hub, streams = Hub([ResourceSet(ADDRESS_TYPE)], gather_s=0), [FakeStream() for _ in range(400)]
+        for stream in streams:
+            hub.join(stream)
+        hub.changed()
+        await asyncio.sleep(0)  # the timer is due at once
+        await asyncio.sleep(0.001)
+        assert streams[0].woken == 1
 
     asyncio.run(test())
 
