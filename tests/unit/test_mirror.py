@@ -12,7 +12,9 @@ def sources(test: Path) -> list[Path]:
     words = test.stem.split("_")[1:]
     names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
     return [
-        path for name in names for path in (folder / f"{name}.py", folder / f"_{name}.py", folder / "src" / f"{name}.c")
+        path
+        for name in names
+        for path in (folder / f"{name}.py", folder / f"_{name}.py", folder / f"{name}.c", folder / "src" / f"{name}.c")
     ]
 
 
