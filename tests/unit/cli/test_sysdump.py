@@ -1,0 +1,37 @@
+import json
+import tarfile
+
+from click.testing import CliRunner
+
+from cli import sysdump as module
+from cli.reach.base import AGENT
+from tests.unit.cli.reach import FakeReach
+
+
+def test_what_answers_is_collected_and_what_does_not_is_named(tmp_path, monkeypatch):
+    reach = FakeReach()
+    del reach.answers["b", AGENT, "/status"]
+    monkeypatch.setattr(module, "reach", lambda *_: reach)
+    path = tmp_path / "dump.tar.gz"
+    done = CliRunner().invoke(module.sysdump, ["-o", str(path)])
+    assert done.exit_code == 0, done.output
+    with tarfile.open(path) as archive:
+        read = {one.name.partition("/")[2]: archive.extractfile(one).read() for one in archive.getmembers()}
+    assert json.loads(read["nodes/a/agent-status.json"])["node"] == "a"
+    assert "nodes/b/agent-status.json" not in read
+    assert b"nodes/b/agent-status.json: b does not answer" in read["missing.txt"]
+    assert "controllers/controller/announced.json" in read
+
+
+def test_an_archive_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "reach", lambda *_: FakeReach())
+    done = CliRunner().invoke(module.sysdump, ["-o", str(tmp_path / "none" / "dump.tar.gz")])
+    assert done.exit_code == 1
+    assert "No such file" in done.stderr
+
+
+def test_what_people_put_into_pods_is_left_out():
+    pod = {"metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "secret"}}}
+    pod["spec"] = {"containers": [{"name": "a", "env": ["secret"], "args": ["secret"], "command": ["secret"]}]}
+    module._without_environment(pod)
+    assert "secret" not in json.dumps(pod)
