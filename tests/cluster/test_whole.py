@@ -151,6 +151,7 @@ def test_nothing_is_left_after_it_was_taken_out(mesh):
     assert not any("culvert" in plugin["type"] for one in mesh.conflists() for plugin in one["plugins"])
     text = mesh.cluster.kubectl("get", "crd,ns,clusterrole,clusterrolebinding", "-o", "name")
     assert "culvert" not in text and "istio" not in text
-    pods = mesh.cluster.kubectl("get", "pods", "-A", "-o", "json") + mesh.cluster.kubectl("get", "ns", "-o", "json")
-    assert "culvert.io/" not in pods
+    metadata = [one["metadata"] for kind in ("pods", "namespaces") for one in mesh.cluster.get(kind, "-A")["items"]]
+    marks = [mark for one in metadata for mark in (*one.get("labels", ()), *one.get("annotations", ()))]
+    assert marks and not [mark for mark in marks if "culvert" in mark]
     assert mesh.status_of(SHOP, CLIENT, WEB) == "200"
