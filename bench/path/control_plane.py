@@ -73,11 +73,14 @@ async def _churn(
 def _latencies(churn: Churn, marks: Mapping[str, list[float]], nodes: int) -> dict[str, Any]:
     complete = [one for one in churn.made if marks.get(one.mark, (0, 0, 0))[2] == nodes]
     last = sorted((marks[one.mark][1] - one.at) * 1e3 for one in complete)
+    spread = sorted((marks[one.mark][1] - marks[one.mark][0]) * 1e3 for one in complete)
     first = sorted((marks[one.mark][0] - one.at) * 1e3 for one in complete)
     return {
         "overtaken": len(churn.made) - len(complete),  # by a later change of the same object
+        "api_server_answers_ms": _spread(sorted((one.answered - one.at) * 1e3 for one in churn.made)),
         "first_ztunnel_ms": _spread(first),
         "last_ztunnel_ms": _spread(last),
+        "first_to_last_ms": _spread(spread),
     }
 
 

@@ -1,4 +1,4 @@
-"""Changes at a rate, each with a mark of its own and the moment before it was asked for."""
+"""Changes at a rate, each with a mark of its own and the moments in which it was asked for and answered."""
 
 import asyncio
 import random
@@ -11,11 +11,12 @@ from tests.cluster.scale.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A change: its mark, which kind, and when it was begun (monotonic seconds)."""
+    """A change: its mark, which kind, when its request left and when that was answered (monotonic seconds)."""
 
     mark: str
     kind: str
     at: float
+    answered: float
 
 
 class Churn:
@@ -71,8 +72,8 @@ class Churn:
     def _pod(self, number: int, mark: str) -> Item:
         return self._world.pod(number, self._generations.get(number, 0), mark)
 
-    def _note(self, mark: str, kind: str) -> None:
-        self.made.append(Made(mark, kind, time.monotonic()))
+    def _note(self, mark: str, kind: str, began: float) -> None:
+        self.made.append(Made(mark, kind, began, time.monotonic()))
 
     async def _change_pod(self, number: int, change: int) -> None:
         """Another pod in the place of one; it counts from the moment in which it gets its address."""
@@ -82,25 +83,23 @@ class Churn:
         item = self._pod(number, mark)
         await self._writer.create(Item(item.resource, item.document))
         assert item.status is not None
-        self._note(mark, "pod")
-        await self._writer.patch(item, item.status, "status")
+        self._note(mark, "pod", await self._writer.patch(item, item.status, "status"))
 
     async def _change_label(self, number: int, change: int) -> None:
         mark = f"m-{change:08d}"
-        self._note(mark, "label")
-        await self._writer.patch(self._pod(number, mark), {"metadata": {"labels": {"version": mark}}})
+        patch = {"metadata": {"labels": {"version": mark}}}
+        self._note(mark, "label", await self._writer.patch(self._pod(number, mark), patch))
 
     async def _change_policy(self, number: int, change: int) -> None:
         mark = f"m-{change:08d}"
         item = self._world.policy(number, mark)
-        self._note(mark, "policy")
-        await self._writer.patch(item, {"spec": item.document["spec"]})
+        self._note(mark, "policy", await self._writer.patch(item, {"spec": item.document["spec"]}))
 
     async def _change_endpoint(self, number: int, change: int) -> None:
         address = f"100.{65 + (change >> 16)}.{change >> 8 & 255}.{change & 255}"
         item = self._world.outside_slice(number, address)
-        self._note(address, "endpoint")
-        await self._writer.patch(item, {"endpoints": item.document["endpoints"]})
+        patch = {"endpoints": item.document["endpoints"]}
+        self._note(address, "endpoint", await self._writer.patch(item, patch))
 
 
 def _owner(kind: str) -> str:

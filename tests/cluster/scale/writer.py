@@ -6,6 +6,7 @@ The project's own client takes a thread per request, which is right for a contro
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -103,10 +104,10 @@ class Writer:
         if item.status is not None:
             await self.patch(item, item.status, "status")
 
-    async def patch(self, item: Item, patch: Document, subresource: str = "") -> None:
-        """Merge fields into an object."""
+    async def patch(self, item: Item, patch: Document, subresource: str = "") -> float:
+        """Merge fields into an object; the moment in which a connection was free for that (monotonic seconds)."""
         path = item.resource.path(item.namespace, item.name, subresource)
-        await self._ask("PATCH", path, patch, _MERGE)
+        return await self._ask("PATCH", path, patch, _MERGE)
 
     async def delete(self, item: Item) -> None:
         """Remove an object at once."""
@@ -120,8 +121,9 @@ class Writer:
         document: Any,
         content_type: str = "application/json",
         allowed: tuple[int, ...] = (),
-    ) -> None:
+    ) -> float:
         connection = await self._free.get()
+        began = time.monotonic()
         try:
             async with asyncio.timeout(60):
                 status, body = await connection.ask(method, path, document, content_type)
@@ -129,3 +131,4 @@ class Writer:
             self._free.put_nowait(connection)
         if status >= 300 and status not in allowed:
             raise Refused(f"{method} {path}: {status} {body[:500]!r}")
+        return began
