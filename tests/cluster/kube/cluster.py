@@ -27,6 +27,7 @@ class Cluster:
         self.place = where
         self._say = say
         self.nodes: list[Node] = []
+        self._daemons: Daemons | None = None  # those of this process
 
     @property
     def is_up(self) -> bool:
@@ -53,7 +54,7 @@ class Cluster:
         server = f"https://{place.CONTROL_PLANE4}:{place.API_PORT}"
         credentials = Credentials(self.place.state, server, [node.name for node in self.place.nodes])
         credentials.make()
-        daemons = Daemons(self.place)
+        daemons = self._daemons = Daemons(self.place)
         self._say("control plane")
         api = ApiServer(daemons, self.place.state, credentials, self.place.netns, Ports(place.API_PORT, *ETCD_PORTS))
         api.start(str(place.CONTROL_PLANE4), dual_stack=True)
@@ -78,6 +79,8 @@ class Cluster:
         left = cgroups.kill(self.place.name)
         if left:
             raise TimeoutError(f"processes of {self.place.name} do not end: {left}")
+        if self._daemons is not None:
+            self._daemons.reap()
         self._unmount()
         network.remove(self.place)
         for name in own:
