@@ -7,7 +7,7 @@ comes from the mesh's own root and is replaced long before it expires, without a
 import asyncio
 import datetime
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 import grpc
@@ -60,10 +60,27 @@ class ServingCertificate:
                 await asyncio.sleep(_RETRY_S)
 
     def credentials(self, *, nodes_show_certificates: bool) -> grpc.ServerCredentials:
-        """Credentials that look at the current certificate at each handshake."""
+        """Credentials that ask at each handshake whether there is another certificate."""
         return grpc.dynamic_ssl_server_credentials(
-            self._latest(), self._latest, require_client_authentication=nodes_show_certificates
+            self._latest(),
+            self.changes(),  # type: ignore[arg-type]  # None, which the stubs do not know, is "no other"
+            require_client_authentication=nodes_show_certificates,
         )
+
+    def changes(self) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
+        """What answers, from any thread, with the current certificate if it is another than it was, else with None.
+
+        Each answer makes gRPC free what handshakes in other threads may still use, which crashes the process
+        (https://github.com/grpc/grpc/issues/36693): many nodes that connect at once must not be that many answers.
+        """
+        given = self._latest()
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            before, given = given, self._latest()
+            return None if given is before else given
+
+        return fetch
 
     def renew(self) -> None:
         """Make another one now: who signs, or what clients are checked against, has changed."""
