@@ -117,6 +117,41 @@ def test_pods_leave_and_enter_without_being_restarted(mesh):
     assert after["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
+def test_a_job_with_an_init_container_works_and_ends(mesh):
+    fetch = ["/opt/culvert/bin/python", "-c", f"import urllib.request as u; u.urlopen({WEB!r}, timeout=10)"]
+    spec = mesh.pod(SHOP, "job", 1, fetch)["spec"]
+    first = {**spec["containers"][0], "name": "first"}
+    spec |= {"initContainers": [first], "restartPolicy": "Never"}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "fetch", "namespace": SHOP}}
+    mesh.cluster.apply([{**job, "spec": {"backoffLimit": 0, "template": {"spec": spec}}}])
+    mesh.cluster.kubectl("wait", "-n", SHOP, "job/fetch", "--for=condition=Complete", "--timeout=90s")
+
+
+def test_a_pod_does_not_start_without_an_agent_and_starts_once_it_is_back(mesh):
+    nowhere = {"spec": {"template": {"spec": {"nodeSelector": {"culvert.test/none": "true"}}}}}
+    patch = ["patch", "daemonset", "-n", "culvert-system", "culvert-node", "-p"]
+    mesh.cluster.kubectl(*patch, json.dumps(nowhere))
+    mesh.until("the agents' end", lambda: not node_pods(mesh))
+    mesh.cluster.apply([mesh.pod(SHOP, "late", 1, SLEEP)])
+    mesh.until("the reason why it does not start", lambda: "culvert" in warnings(mesh, "late"))
+    assert mesh.cluster.get("pod", "-n", SHOP, "late")["status"]["phase"] == "Pending"
+    nowhere["spec"]["template"]["spec"]["nodeSelector"]["culvert.test/none"] = None
+    mesh.cluster.kubectl(*patch, json.dumps(nowhere))
+    mesh.cluster.kubectl("wait", "-n", SHOP, "pod/late", "--for=condition=Ready", "--timeout=120s")
+    assert mesh.capture(SHOP, "late") == "enabled"
+    mesh.cluster.kubectl("rollout", "status", "-n", "culvert-system", "daemonset/culvert-node", "--timeout=120s")
+    mesh.until("everything as before", lambda: mesh.status_of(SHOP, CLIENT, WEB) == "200")
+
+
+def node_pods(mesh):
+    return mesh.cluster.get("pods", "-n", "culvert-system", "-l", "app.kubernetes.io/name=culvert-node")["items"]
+
+
+def warnings(mesh, pod):
+    found = mesh.cluster.get("events", "-n", SHOP, "--field-selector", f"involvedObject.name={pod},type=Warning")
+    return " ".join(event["message"] for event in found["items"])
+
+
 def test_replacing_every_node_component_fails_no_request(mesh):
     argv = ["exec", "-n", SHOP, CLIENT, "--", "/opt/culvert/bin/python", "-c", STEADY, "60"]
     kubectl = [str(binaries.find("kubernetes", "kubectl")), "--kubeconfig", str(mesh.place.kubeconfig)]
