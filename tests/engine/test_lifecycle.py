@@ -330,11 +330,21 @@ def test_publishing_while_connections_come_and_go(server_credential: Credential,
     close_server(node)
 
 
+def socket_of(descriptor: int) -> socket.socket:
+    """A socket object for a duplicate of a descriptor; raises OSError if it is none."""
+    duplicate = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+
+
 def options_of(matches: Callable[[socket.socket], bool]) -> tuple[int, int, int]:
     """TCP_NODELAY, SO_KEEPALIVE and its idle time of the one socket of this process that matches."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as one:
+        with contextlib.suppress(OSError), socket_of(int(entry.name)) as one:
             if one.type == socket.SOCK_STREAM and one.family == socket.AF_INET and matches(one):
                 idle = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
                 no_delay = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
