@@ -35,9 +35,9 @@ demo: root packages-demo .venv/.installed
 	@$(PYTHON) -m cli demo
 
 # `make` by its name: a line with the variable would run even under `make -n`.
-## make test          set up and run every test (root)
+## make test          set up and run every test that needs no cluster (root)
 test: root setup-test
-	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node tests/cluster; do \
+	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
 		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
 	done; \
 	echo "== sanitizers and fuzzers"; make --no-print-directory -j2 --output-sync=target -C engine sanitize fuzz SECONDS=5 || status=1; \

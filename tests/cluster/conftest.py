@@ -17,16 +17,28 @@ def refuse(reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def api_server() -> Iterator[ApiAlone]:
-    """A kube-apiserver with its etcd, one for the session: tests use namespaces of their own."""
+def new_server() -> ApiAlone:
+    """A kube-apiserver and its etcd, not started; refuses where the machine cannot have one."""
     if os.geteuid() != 0:
         refuse("an API server for tests needs root, for cgroups")
     if shutil.which("etcd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
         refuse("etcd is missing: apt-get install etcd-server")
     try:
-        server = ApiAlone()
+        return ApiAlone()
     except binaries.Missing as missing:
         refuse(str(missing))
-    with server:
+        raise
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[ApiAlone]:
+    """One for the session: tests use namespaces of their own."""
+    with new_server() as server:
+        yield server
+
+
+@pytest.fixture
+def own_server() -> Iterator[ApiAlone]:
+    """One that a test may ill-treat, or fill."""
+    with new_server() as server:
         yield server

@@ -58,7 +58,7 @@ async def scene(server: ApiAlone, folder: Path) -> AsyncIterator[Scene]:
             yield Scene(controller, ztunnels, Churn(WORLD, writer))
 
 
-def test_each_ztunnel_gets_what_changed_and_nothing_else(tmp_path: Path) -> None:
+def test_each_ztunnel_gets_what_changed_and_nothing_else(own_server: ApiAlone, tmp_path: Path) -> None:
     async def test(server: ApiAlone) -> None:
         async with scene(server, tmp_path) as on:
             await _churn(on)
@@ -66,8 +66,7 @@ def test_each_ztunnel_gets_what_changed_and_nothing_else(tmp_path: Path) -> None
             await _restart(on)
             await _memory(on)
 
-    with ApiAlone() as server:  # of its own: a thousand pods are in the way of other tests
-        asyncio.run(test(server))
+    asyncio.run(test(own_server))
 
 
 async def _churn(on: Scene) -> None:

@@ -147,13 +147,6 @@ def test_a_malformed_policy_is_named_and_its_last_good_version_stays(api_server:
     asyncio.run(test())
 
 
-@pytest.fixture
-def own_server(api_server: ApiAlone) -> Any:
-    """A server that a test may ill-treat; the session's fixture has checked that there can be one."""
-    with ApiAlone() as server:
-        yield server
-
-
 def test_definitions_that_come_later_and_go_with_their_objects(own_server: ApiAlone) -> None:
     async def test() -> None:
         async with feeding(own_server) as (api, world, source):
