@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,18 @@ def test_programs_that_cannot_be_started_are_named_with_the_reason(tmp_path):
         assert "/no/such/directory" in done.stderr
     finally:
         culvert("lab", "down", "--lab", own)
+
+
+def shrinks(log: Path) -> Callable[[], bool]:
+    """Whether the file is shorter than when it was asked last: a fast writer fills it again within milliseconds."""
+    most = 0
+
+    def look() -> bool:
+        nonlocal most
+        before, most = most, log.stat().st_size
+        return most < before
+
+    return look
 
 
 def test_log_of_a_program_that_writes_for_ever_stays_bounded(tmp_path):
