@@ -37,7 +37,8 @@ def cut(path: Path) -> None:
     """Keep the end of a file. Writers append, so they go on behind it; what they write meanwhile is lost."""
     with path.open("r+b") as file:
         file.seek(-KEEP_BYTES, os.SEEK_END)
-        tail = file.read()
+        # No more than that: who reads to the end of what somebody writes without pause reads until memory is gone.
+        tail = file.read(KEEP_BYTES)
         file.truncate(0)
         file.seek(0)
         file.write(b"[... cut by the lab ...]\n" + tail.partition(b"\n")[2])
