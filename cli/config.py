@@ -1,14 +1,13 @@
 """`culvert config`: what the ztunnels go by, as they have it."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.lab.options import complain, fail, json_option, print_json
 from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, ask_all, chosen
-from cli.reach.options import reach, reach_options
+from cli.reach.options import reach_options
 from cli.table import merged, table
 
 Dump = dict[str, Any]
@@ -103,15 +102,8 @@ def _add(name: str, columns: tuple[str, ...], rows: Callable[[Dump], Iterator[Ro
     @click.argument("node", required=False)
     @reach_options
     @json_option
-    def show(
-        node: str | None,
-        lab_name: str | None,
-        local: str | None,
-        kubeconfig: Path | None,
-        namespace: str,
-        as_json: bool,
-    ) -> None:
-        found = dumps(reach(lab_name, local, kubeconfig, namespace), node)
+    def show(node: str | None, where: Reach, as_json: bool) -> None:
+        found = dumps(where, node)
         if as_json:
             print_json({at: dump[key] for at, dump in found.items()})
             return

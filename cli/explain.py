@@ -1,14 +1,13 @@
 """`culvert explain`: which rule of which object decides about a connection, on which path, and why."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.lab.options import fail, json_option, print_json
-from cli.reach.base import ZTUNNEL_ADMIN, Unreachable, ask, query
-from cli.reach.options import reach, reach_options
+from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, query
+from cli.reach.options import reach_options
 
 DEFAULT_PORT = 80
 
@@ -18,15 +17,7 @@ DEFAULT_PORT = 80
 @click.argument("destination", metavar="DST[:PORT]")
 @reach_options
 @json_option
-def explain(
-    source: str,
-    destination: str,
-    lab_name: str | None,
-    local: str | None,
-    kubeconfig: Path | None,
-    namespace: str,
-    as_json: bool,
-) -> None:
+def explain(source: str, destination: str, where: Reach, as_json: bool) -> None:
     """Say what happens to a connection from SRC (namespace/pod) to DST (service, namespace/pod or address), and why.
 
     The ztunnel of SRC's node is asked, which decides as it would; nothing is sent. Without PORT it is 80. Ends with 1
@@ -36,7 +27,6 @@ def explain(
     culvert explain shop/client web.shop:80
     culvert explain shop/client 10.96.7.7:80 --json
     """
-    where = reach(lab_name, local, kubeconfig, namespace)
     try:
         node, name = where.place_of(source)
         path = query("/explain", source=name, destination=with_port(destination))

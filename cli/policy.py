@@ -10,7 +10,7 @@ import click
 from cli.config import dumps
 from cli.lab.options import complain, fail, json_option, print_json
 from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, ask_all, ask_controller
-from cli.reach.options import reach, reach_options
+from cli.reach.options import reach_options
 from cli.table import table
 from cli.trial.judge import BadPolicies, Judged, Node, Tried, read
 from controller.translate.facts import Mesh
@@ -30,15 +30,7 @@ def policy() -> None:
 @click.option("--all", "show_all", is_flag=True, help="Also connections to which nothing would happen.")
 @reach_options
 @json_option
-def test(
-    file: Path,
-    show_all: bool,
-    lab_name: str | None,
-    local: str | None,
-    kubeconfig: Path | None,
-    namespace: str,
-    as_json: bool,
-) -> None:
+def test(file: Path, show_all: bool, where: Reach, as_json: bool) -> None:
     """Say what the AuthorizationPolicies of FILE would have done to connections that nodes remember.
 
     Each node remembers the last 4096 pairs of peer and port, since its ztunnel has started. A policy of the file takes
@@ -48,7 +40,6 @@ def test(
     culvert policy test deny.yaml
     culvert policy test deny.yaml --lab demo --all
     """
-    where = reach(lab_name, local, kubeconfig, namespace)
     found = dumps(where, None)
     mesh = _mesh(where, next(iter(found.values())))
     try:

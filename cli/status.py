@@ -1,7 +1,6 @@
 """`culvert status`: the mesh at a glance."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -9,21 +8,21 @@ import click
 from cli.checks.after import problems_of
 from cli.lab.options import fail, json_option, print_json
 from cli.reach.base import AGENT, Reach, Unreachable, ask, ask_all, ask_controller
-from cli.reach.options import reach, reach_options
+from cli.reach.options import reach_options
 from cli.table import table
 
 
 @click.command()
 @reach_options
 @json_option
-def status(lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str, as_json: bool) -> None:
+def status(where: Reach, as_json: bool) -> None:
     """Show controller, nodes and pods of the mesh. Ends with 1 when something is not as it should be.
 
     \b
     culvert status
     culvert status --lab demo --json
     """
-    found = look(reach(lab_name, local, kubeconfig, namespace))
+    found = look(where)
     if as_json:
         print_json(found)
     else:

@@ -14,7 +14,7 @@ import click
 from cli.lab.options import complain, fail
 from cli.reach.base import AGENT, ZTUNNEL_ADMIN, ZTUNNEL_METRICS, Reach, Unreachable, ask_all
 from cli.reach.cluster import ClusterReach
-from cli.reach.options import reach, reach_options
+from cli.reach.options import reach_options
 from mesh.kube.api import Selection
 from mesh.kube.resources import (
     AUTHORIZATION_POLICIES,
@@ -49,9 +49,7 @@ Entry = tuple[str, bytes]
     help="The archive; default: culvert-sysdump-<time>.tar.gz.",
 )
 @reach_options
-def sysdump(
-    output: Path | None, lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str
-) -> None:
+def sysdump(output: Path | None, where: Reach) -> None:
     """Collect configuration, state, metrics, objects and logs into one archive.
 
     What cannot be had is named in its `missing.txt`. Private keys are in none of what is asked; environment variables
@@ -61,12 +59,11 @@ def sysdump(
     culvert sysdump
     culvert sysdump --lab demo -o demo.tar.gz
     """
-    where = reach(lab_name, local, kubeconfig, namespace)
     path = output or Path(time.strftime("culvert-sysdump-%Y%m%d-%H%M%S.tar.gz"))
     missing: list[str] = []
     try:
         with tarfile.open(path, "w:gz") as archive:
-            for name, data in _entries(where, namespace, missing):
+            for name, data in _entries(where, missing):
                 _add(archive, name, data)
             _add(archive, "missing.txt", "".join(f"{line}\n" for line in missing).encode())
     except OSError as error:
@@ -76,7 +73,7 @@ def sysdump(
     click.echo(path)
 
 
-def _entries(where: Reach, namespace: str, missing: list[str]) -> Iterator[Entry]:
+def _entries(where: Reach, missing: list[str]) -> Iterator[Entry]:
     try:
         nodes = where.nodes()
     except Unreachable as error:
@@ -96,17 +93,17 @@ def _entries(where: Reach, namespace: str, missing: list[str]) -> Iterator[Entry
             read = partial(where.get_controller, name, f"/debug/{page}")
             yield from _tried(f"controllers/{name}/{page}.json", read, missing)
     if isinstance(where, ClusterReach):
-        yield from _of_cluster(where, namespace, missing)
+        yield from _of_cluster(where, missing)
 
 
 def _ask(where: Reach, port: int, path: str, node: str) -> bytes:
     return where.get(node, port, path)
 
 
-def _of_cluster(where: ClusterReach, namespace: str, missing: list[str]) -> Iterator[Entry]:
+def _of_cluster(where: ClusterReach, missing: list[str]) -> Iterator[Entry]:
     for resource in _OBJECTS:
         yield from _tried(f"objects/{resource}.json", partial(_listed, where, resource), missing)
-    selection = Selection(PODS, namespace, label_selector="app.kubernetes.io/part-of=culvert")
+    selection = Selection(PODS, where.namespace, label_selector="app.kubernetes.io/part-of=culvert")
     try:
         pods = where.listed(selection)
     except Unreachable as error:
@@ -117,7 +114,7 @@ def _of_cluster(where: ClusterReach, namespace: str, missing: list[str]) -> Iter
         for container in pod["spec"]["containers"]:
             for word, previous in (("", False), (".previous", True)):
                 path = f"logs/{name}/{container['name']}{word}.log"
-                read = partial(where.log, namespace, name, container["name"], previous=previous)
+                read = partial(where.log, where.namespace, name, container["name"], previous=previous)
                 yield from _tried(path, read, [] if previous else missing)
 
 

@@ -30,7 +30,7 @@ class ClusterReach:
         except Misconfigured as error:
             raise Unreachable(str(error)) from error
         self._kubeconfig = kubeconfig
-        self._namespace = namespace
+        self.namespace = namespace
         self._by_node: dict[str, str] | None = None
         self._lock = threading.Lock()
 
@@ -47,7 +47,7 @@ class ClusterReach:
 
     def controllers(self) -> list[str]:
         """Pods of the Deployment that run."""
-        selection = Selection(PODS, self._namespace, label_selector="app.kubernetes.io/name=culvert-controller")
+        selection = Selection(PODS, self.namespace, label_selector="app.kubernetes.io/name=culvert-controller")
         found = [pod for pod in self.listed(selection) if pod.get("status", {}).get("phase") == "Running"]
         return sorted(pod["metadata"]["name"] for pod in found if not pod["metadata"].get("deletionTimestamp"))
 
@@ -113,7 +113,7 @@ class ClusterReach:
         """Our running pods, by node; of two on one node (an upgrade) the older one, which has the node's ports."""
         with self._lock:
             if self._by_node is None:
-                selection = Selection(PODS, self._namespace, label_selector="app.kubernetes.io/name=culvert-node")
+                selection = Selection(PODS, self.namespace, label_selector="app.kubernetes.io/name=culvert-node")
                 running = [pod for pod in self.listed(selection) if pod.get("status", {}).get("phase") == "Running"]
                 running.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
                 self._by_node = {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in running}
@@ -121,6 +121,6 @@ class ClusterReach:
 
     def _forwarded(self, pod: str, port: int, path: str) -> bytes:
         try:
-            return self._forwarder.get(self._namespace, pod, port, path)
+            return self._forwarder.get(self.namespace, pod, port, path)
         except ApiFault as fault:
-            raise Unreachable(f"pod {self._namespace}/{pod}: {fault}") from fault
+            raise Unreachable(f"pod {self.namespace}/{pod}: {fault}") from fault

@@ -1,9 +1,10 @@
-"""Which mesh a command means: --lab, --node, or a cluster."""
+"""Which mesh a command means: --lab, --local, or a cluster."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -17,9 +18,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def reach_options(command: F) -> F:
-    """--lab, --local, --kubeconfig and --namespace; give all of them to `reach`."""
-    local = click.option("--local", metavar="KEY", help="The node that runs on this machine without a cluster.")
-    return local(lab_option(namespace_option(kubeconfig_option(command))))
+    """--lab, --local, --kubeconfig and --namespace; the command gets what they mean as `where`."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any, lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str, **options: Any
+    ) -> Any:
+        return command(*args, where=reach(lab_name, local, kubeconfig, namespace), **options)
+
+    option = click.option("--local", metavar="KEY", help="The node that runs on this machine without a cluster.")
+    return cast(F, option(lab_option(namespace_option(kubeconfig_option(run)))))
 
 
 def reach(lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str) -> Reach:

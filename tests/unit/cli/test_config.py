@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import config as module
+from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN
 from tests.unit.cli.reach import FakeReach, config_dump
 
@@ -11,7 +12,7 @@ from tests.unit.cli.reach import FakeReach, config_dump
 @pytest.fixture
 def reach(monkeypatch):
     fake = FakeReach()
-    monkeypatch.setattr(module, "reach", lambda *_: fake)
+    monkeypatch.setattr(options, "reach", lambda *_: fake)
     return fake
 
 

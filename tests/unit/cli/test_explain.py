@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import explain as module
+from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN, query
 from tests.unit.cli.reach import FakeReach
 
@@ -26,7 +27,7 @@ ALLOWED |= {
 @pytest.fixture
 def reach(monkeypatch):
     fake = FakeReach()
-    monkeypatch.setattr(module, "reach", lambda *_: fake)
+    monkeypatch.setattr(options, "reach", lambda *_: fake)
     return fake
 
 

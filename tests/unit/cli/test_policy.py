@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import policy as module
+from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN
 from tests.unit.cli.reach import FakeReach
 from tests.unit.cli.trial.test_judge import ALLOW_CLIENT, DENY_ALL, flow
@@ -16,7 +17,7 @@ def reach(monkeypatch):
         dump = fake.answers[node, ZTUNNEL_ADMIN, "/config_dump"]
         dump["config"] = {"place": {"trust_domain": "cluster.local"}}
         fake.answers[node, ZTUNNEL_ADMIN, "/flows"] = [flow()]
-    monkeypatch.setattr(module, "reach", lambda *_: fake)
+    monkeypatch.setattr(options, "reach", lambda *_: fake)
     return fake
 
 

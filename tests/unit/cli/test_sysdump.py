@@ -4,6 +4,7 @@ import tarfile
 from click.testing import CliRunner
 
 from cli import sysdump as module
+from cli.reach import options
 from cli.reach.base import AGENT
 from tests.unit.cli.reach import FakeReach
 
@@ -11,7 +12,7 @@ from tests.unit.cli.reach import FakeReach
 def test_what_answers_is_collected_and_what_does_not_is_named(tmp_path, monkeypatch):
     reach = FakeReach()
     del reach.answers["b", AGENT, "/status"]
-    monkeypatch.setattr(module, "reach", lambda *_: reach)
+    monkeypatch.setattr(options, "reach", lambda *_: reach)
     path = tmp_path / "dump.tar.gz"
     done = CliRunner().invoke(module.sysdump, ["-o", str(path)])
     assert done.exit_code == 0, done.output
@@ -24,7 +25,7 @@ def test_what_answers_is_collected_and_what_does_not_is_named(tmp_path, monkeypa
 
 
 def test_an_archive_that_cannot_be_written_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "reach", lambda *_: FakeReach())
+    monkeypatch.setattr(options, "reach", lambda *_: FakeReach())
     done = CliRunner().invoke(module.sysdump, ["-o", str(tmp_path / "none" / "dump.tar.gz")])
     assert done.exit_code == 1
     assert "No such file" in done.stderr
