@@ -1,9 +1,10 @@
 """`culvert install`, `upgrade`, `uninstall`."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -39,6 +40,21 @@ class Choice:
 
 
 def _settings_options(command: F) -> F:
+    """What `install` and `upgrade` are told alike; the command gets it as `choice`."""
+
+    @functools.wraps(command)
+    def run(
+        *,
+        namespace: str,
+        platform: str | None,
+        image: str | None,
+        files: tuple[Path, ...],
+        assignments: tuple[str, ...],
+        **options: Any,
+    ) -> Any:
+        return command(choice=Choice(namespace, platform, image, files, assignments), **options)
+
+    made: Any = run
     for option in (
         click.option(
             "--set", "assignments", multiple=True, metavar="A.B=C", help="A setting of the chart; repeatable."
@@ -57,23 +73,13 @@ def _settings_options(command: F) -> F:
         click.option("--timeout", default=180.0, show_default=True, metavar="SECONDS", help="How long to wait for it."),
         click.option("--dry-run", is_flag=True, help="Print the objects and change nothing."),
     ):
-        command = option(command)
-    return cluster.namespace_option(cluster.kubeconfig_option(json_option(command)))
+        made = option(made)
+    return cast(F, cluster.namespace_option(cluster.kubeconfig_option(json_option(made))))
 
 
 @click.command()
 @_settings_options
-def install(
-    namespace: str,
-    kubeconfig: Path | None,
-    platform: str | None,
-    image: str | None,
-    files: tuple[Path, ...],
-    assignments: tuple[str, ...],
-    timeout: float,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def install(choice: Choice, kubeconfig: Path | None, timeout: float, dry_run: bool, as_json: bool) -> None:
     """Install Culvert into a cluster and wait until the controller and every node are ready.
 
     May be repeated: an installation that was interrupted is completed. No pod is in the mesh by that; `culvert enrol`
@@ -84,13 +90,13 @@ def install(
     culvert install --platform gke --set logs.level=debug --set controller.replicas=3
     culvert install --dry-run | kubectl diff -f -
     """
-    chart, choice = Chart(), Choice(namespace, platform, image, files, assignments)
+    chart = Chart()
     if dry_run:
         _print(chart, _wanted(chart, choice, None), as_json)
         return
 
     async def work(api: Api) -> dict[str, Any]:
-        earlier = await record.read(api, namespace)
+        earlier = await record.read(api, choice.namespace)
         if earlier is not None and earlier.version != chart.version:
             raise InstallRefused(f"version {earlier.version} is installed: `culvert upgrade` brings {chart.version}")
         return await _bring(api, _wanted(chart, choice, None), earlier, timeout)
@@ -101,18 +107,7 @@ def install(
 @click.command()
 @click.option("--reset", is_flag=True, help="Forget the settings of the installation that is there.")
 @_settings_options
-def upgrade(
-    reset: bool,
-    namespace: str,
-    kubeconfig: Path | None,
-    platform: str | None,
-    image: str | None,
-    files: tuple[Path, ...],
-    assignments: tuple[str, ...],
-    timeout: float,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def upgrade(reset: bool, choice: Choice, kubeconfig: Path | None, timeout: float, dry_run: bool, as_json: bool) -> None:
     """Bring an installation to this version, or change its settings. Settings that are not named stay as they are.
 
     Nodes are replaced one after the other, each new one taking over from the old one.
@@ -121,12 +116,12 @@ def upgrade(
     culvert upgrade --image registry.example/culvert:0.2.0
     culvert upgrade --set logs.level=debug
     """
-    chart, choice = Chart(), Choice(namespace, platform, image, files, assignments)
+    chart = Chart()
 
     async def work(api: Api) -> dict[str, Any]:
-        earlier = await record.read(api, namespace)
+        earlier = await record.read(api, choice.namespace)
         if earlier is None:
-            raise InstallRefused(f"namespace {namespace} has no installation: `culvert install` makes one")
+            raise InstallRefused(f"namespace {choice.namespace} has no installation: `culvert install` makes one")
         wanted = _wanted(chart, choice, None if reset else earlier.settings)
         if dry_run:
             _print(chart, wanted, as_json)
