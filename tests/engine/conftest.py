@@ -1,5 +1,7 @@
 """What the tests of the data path share."""
 
+import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ import pytest
 
 from tests.support.engine import Engine
 from tests.support.hyper import Hyper, tls_context
+from tests.support.namespace import namespace
 from tests.support.pki import Authority, Credential, spiffe
 from tests.support.sockets import HBONE, accept, connect, listen, new_ip, port_of
 from tests.support.tables import Tables
@@ -187,3 +190,16 @@ def make_pair(server_credential: Credential, client_credential: Credential) -> I
 @pytest.fixture
 def pair(make_pair: Callable[..., Pair]) -> Pair:
     return make_pair()
+
+
+@contextlib.contextmanager
+def plain_application(engine: Engine, ip: str) -> Iterator[socket.socket]:
+    """The listening application of a pod that takes plain connections on 15006, in a namespace of its own."""
+    with namespace() as inside:
+        capture = listen(ip)
+        port = port_of(capture)
+        with inside(lambda: listen(ip, port)) as app:
+            engine.publish(server_tables(ip))
+            netns = os.dup(inside.fd)  # type: ignore[attr-defined]
+            assert not engine.add_pod(1, "server", SERVER_ID, inbound=capture, netns=netns)
+            yield app

@@ -1,13 +1,12 @@
 """What the machine has only so much of: memory per idle connection, descriptors, and a namespace of one's own."""
 
 import contextlib
-import ctypes
 import os
 import resource
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,12 @@ from tests.engine.conftest import (
     client_tables,
     close_client,
     make_client,
+    plain_application,
     server_tables,
 )
 from tests.engine.test_lifecycle import deny_all
 from tests.support.engine import Engine
+from tests.support.namespace import namespace
 from tests.support.pki import Credential
 from tests.support.sockets import (
     DEADLINE_S,
@@ -152,61 +153,12 @@ def test_many_that_never_read_share_a_bounded_memory_and_lose_nothing() -> None:
     close_client(node)
 
 
-@contextlib.contextmanager
-def namespace() -> Iterator[Callable[[Callable[[], socket.socket]], socket.socket]]:
-    """A network namespace with lo up, and a way to make a socket in it."""
-    jobs: list[tuple[Callable[[], socket.socket], list[socket.socket]]] = []
-    wake, done, ready = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
-    fds: list[int] = []
-
-    def live() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert not libc.unshare(0x40000000)
-        with socket.socket() as made:
-            import fcntl  # noqa: PLC0415
-
-            fcntl.ioctl(made, 0x8914, b"lo".ljust(16, b"\0") + (0x41).to_bytes(2, "little") + b"\0" * 22)
-        fds.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        ready.release()
-        while True:
-            wake.acquire()
-            if not jobs:
-                return
-            make, result = jobs.pop()
-            result.append(make())
-            done.release()
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    ready.acquire()
-
-    def inside(make: Callable[[], socket.socket]) -> socket.socket:
-        result: list[socket.socket] = []
-        jobs.append((make, result))
-        wake.release()
-        done.acquire()
-        return result[0]
-
-    inside.fd = fds[0]  # type: ignore[attr-defined]
-    try:
-        yield inside
-    finally:
-        wake.release()
-        thread.join()
-        os.close(fds[0])
-
-
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
 def test_plain_inbound_reaches_the_application_inside_the_pods_namespace() -> None:
     ip = new_ip()
-    with Engine() as engine, namespace() as inside:
-        capture = listen(ip)
-        port = port_of(capture)
-        app = inside(lambda: listen(ip, port))
-        engine.publish(server_tables(ip))
-        netns = os.dup(inside.fd)  # type: ignore[attr-defined]
-        assert not engine.add_pod(1, "server", SERVER_ID, inbound=capture, netns=netns)
+    with Engine() as engine, plain_application(engine, ip) as app:
+        port = port_of(app)
         with connect((ip, port)) as near:
             far, _ = app.accept()
             near.sendall(b"plain")
@@ -220,7 +172,6 @@ def test_plain_inbound_reaches_the_application_inside_the_pods_namespace() -> No
         engine.publish(deny_all(server_tables(ip), ip))
         assert is_refused(lambda: connect((ip, port)))
         assert engine.wait_closed().reason == Reason.POLICY_DENIED
-        app.close()
 
 
 def test_a_mesh_port_is_never_dialled_from_15006() -> None:

@@ -14,10 +14,18 @@ from typing import Any
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.conftest import SERVER_ID, ServerNode, close_server, make_client, make_server, server_tables
-from tests.engine.test_limits import namespace
+from tests.engine.conftest import (
+    SERVER_ID,
+    ServerNode,
+    close_server,
+    make_client,
+    make_server,
+    plain_application,
+    server_tables,
+)
 from tests.support.engine import Engine
 from tests.support.hyper import Hyper, tls_context
+from tests.support.namespace import namespace
 from tests.support.pki import Authority, Credential, spiffe
 from tests.support.sockets import HBONE, connect, is_refused, is_reset, listen, new_ip, port_of, read_exactly, until
 
@@ -55,16 +63,10 @@ class Plain:
 @pytest.fixture
 def plain() -> Iterator[Plain]:
     ip = new_ip()
-    with Engine(max_connections_per_pod=BOUND) as engine, namespace() as inside:
-        capture = listen(ip)
-        port = port_of(capture)
-        app = inside(lambda: listen(ip, port))
-        engine.publish(server_tables(ip))
-        netns = os.dup(inside.fd)  # type: ignore[attr-defined]
-        assert not engine.add_pod(1, "server", SERVER_ID, inbound=capture, netns=netns)
+    with Engine(max_connections_per_pod=BOUND) as engine, plain_application(engine, ip) as app:
         made = Plain(engine, ip, app)
         yield made
-        for end in (*made.near, app):
+        for end in made.near:
             end.close()
 
 
