@@ -360,7 +360,11 @@ void cv_h2_stream_closed(struct cv_h2_stream *stream, uint32_t error)
 	cv_tunnel_stream_over(tunnel);
 }
 
-/* The tunnel is going: what has ended on it drains by itself, the rest is lost. */
+/*
+ * The tunnel is going: what has ended on it drains by itself, the rest is lost. nghttp2 closes streams once more while
+ * the GOAWAY leaves (a request that was queued and is sent no more, a reset that waited), which is then nobody's
+ * matter.
+ */
 void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason, const char *detail)
 {
 	tunnel->gather.stream = NULL;
@@ -369,6 +373,7 @@ void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason, const c
 		bool is_complete = stream->closed && stream->remote_ended;
 
 		cv_list_remove(&stream->link);
+		(void)nghttp2_session_set_stream_user_data(tunnel->h2, stream->id, NULL);
 		stream->tunnel = NULL;
 		stream->detail = detail;
 		stream->closed = true;

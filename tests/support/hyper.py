@@ -109,6 +109,14 @@ class Hyper:
         self.flush()
         self.socket.sendall(data)
 
+    def last_words(self, data: bytes) -> None:
+        """Send bytes and TLS's close_notify in one segment, so that the other end reads both at once."""
+        self.flush()
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self.socket.sendall(data)
+        with contextlib.suppress(OSError):  # what the other end still says is not waited for
+            self.socket.unwrap()
+
     def request(self, *headers: tuple[str, str], end: bool = False) -> int:
         stream: int = self.h2.get_next_available_stream_id()
         self.h2.send_headers(stream, list(headers), end_stream=end)
