@@ -3,7 +3,8 @@
 Without a terminal the command gets the caller's own descriptors: no byte passes through this process. With one, it gets
 a pseudo-terminal of its own and this process relays. Between the caller and the command stands a guard: signals reach
 the command's process group through it, and when the caller is killed, it ends the group, so that nothing is left over.
-The guard stays outside the pod's process namespace and so is invisible (and unreachable) in there.
+The guard stays outside the pod's process namespace and so is invisible (and unreachable) in there. It has a process
+group of its own, too: what a terminal sends to the caller's group (Ctrl-C, Ctrl-Z) it hears once, from the caller.
 
 Imports little on purpose: every `lab exec` pays for it.
 """
@@ -33,6 +34,8 @@ FORWARDED = (
 SUSPENDED = signal.SIGTSTP
 # Nobody else sends it: the kernel tells the guard by it that the caller is dead.
 CALLER_DIED = signal.SIGRTMAX - 3
+# By the guard.
+HEARD = (*FORWARDED, SUSPENDED, CALLER_DIED, signal.SIGCHLD)
 
 # How many names an error lists: near ones, or all there are.
 MOST_NEAR, MOST_SHOWN = 3, 10
@@ -162,6 +165,10 @@ def _guard(target: Target, argv: list[str], env: dict[str, str], fds: tuple[int,
     """The process between caller and command; never returns. Signals are still blocked."""
     pidfd, _, slave = fds
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller may ignore it, and then nobody hears of the end
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may say why it fails on a terminal that is not its group's
         launch.die_with_parent(CALLER_DIED)
         if os.getppid() != caller:
             os._exit(1)
@@ -180,31 +187,31 @@ def _guard(target: Target, argv: list[str], env: dict[str, str], fds: tuple[int,
 
 
 def _stand_guard(command: int) -> NoReturn:
-    def end_all(*_: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(command, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.kill(command, signal.SIGKILL)
-        os._exit(128 + signal.SIGKILL)
+    """Pass on what is heard until the command ends.
 
-    def forward(number: int, _: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(command, number)
-
-    signal.signal(CALLER_DIED, end_all)
-
-    def suspend(*_: object) -> None:
-        forward(signal.SIGSTOP, None)
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    for number in FORWARDED:
-        signal.signal(number, forward)
-    signal.signal(SUSPENDED, suspend)
+    By waiting for signals, not by handlers: the kernel lets SIGCONT and SIGTSTP cancel each other while they wait, an
+    interpreter with both at hand runs them in the order of their numbers.
+    """
     for fd in (0, 1, 2):  # the command's alone: a reader must see the end when the command closes them
         os.close(fd)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _, status = os.waitpid(command, 0)
-    os._exit(_exit_status(status))
+    while True:
+        number = signal.sigwait(HEARD)
+        if number == signal.SIGCHLD:
+            ended, status = os.waitpid(command, os.WNOHANG)
+            if ended:
+                os._exit(_exit_status(status))
+        elif number == CALLER_DIED:
+            _send_group(command, signal.SIGKILL)
+            os._exit(128 + signal.SIGKILL)
+        else:
+            _send_group(command, signal.SIGSTOP if number == SUSPENDED else number)
+
+
+def _send_group(leader: int, number: int) -> None:
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:  # it does not lead one yet
+        _send(leader, number)
 
 
 def _become(target: Target, argv: list[str], env: dict[str, str], fds: tuple[int, int, int]) -> NoReturn:
@@ -223,7 +230,7 @@ def _become(target: Target, argv: list[str], env: dict[str, str], fds: tuple[int
         launch.become_user(target.uid, target.gid)
     except OSError as error:
         launch.fail(str(error), 1)
-    launch.reset_signals((*FORWARDED, SUSPENDED, signal.SIGWINCH, CALLER_DIED))
+    launch.reset_signals((*FORWARDED, SUSPENDED, signal.SIGTTOU, signal.SIGWINCH, CALLER_DIED))
     launch.execute(argv, env)
 
 
@@ -295,7 +302,7 @@ def _pass_on(master: int) -> bool:
 
 
 def _suspend(guard: int) -> None:
-    """Stop as everything that a terminal starts does; the guard has perhaps not been told."""
+    """Stop as everything that a terminal starts does."""
     _send(guard, SUSPENDED)
     os.kill(os.getpid(), signal.SIGSTOP)
 

@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import pty
+import select
 import shlex
 import signal
 import struct
 import subprocess
 import termios
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,18 @@ def children_of(marker):
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+@contextmanager
+def group(own, *argv):
+    """`lab exec` as a process group of its own, killed at the end: a stopped one would be waited for forever."""
+    with start(
+        *arguments(own, *argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(condition):
@@ -272,9 +286,8 @@ def test_terminal_has_the_callers_size_follows_it_and_passes_control_c(own):
         os.write(master, b"exit 9\n")
         drain(master)
     finally:
-        _, status = os.waitpid(pid, 0)
-        os.close(master)
-    assert os.waitstatus_to_exitcode(status) == 9
+        code = end(pid, master)
+    assert code == 9
 
 
 def test_control_z_stops_the_command_and_fg_lets_it_go_on(own):
@@ -298,8 +311,33 @@ def test_control_z_stops_the_command_and_fg_lets_it_go_on(own):
         os.write(master, b"exit\n")
         drain(master)
     finally:
-        os.waitpid(pid, 0)
-        os.close(master)
+        assert end(pid, master) == 0
+
+
+def test_a_signal_to_the_whole_process_group_reaches_the_command_once(own):
+    """As a terminal's Ctrl-C does: the helpers of `lab exec` are in the same group as it."""
+    count = "import os, signal\nsignal.signal(2, lambda *_: os.write(1, b'got\\n'))\nprint('up', flush=True)\n"
+    script = count + "while True: signal.pause()"
+    with group(own, "python3", "-c", script) as process:
+        assert process.stdout.readline() == b"up\n"
+        for _ in range(20):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=5)[0] == b"got\n" * 20
+
+
+def test_stopping_and_going_on_a_hundred_times_loses_nothing(own):
+    with group(own, "cat") as process:
+        for index in range(100):
+            os.killpg(process.pid, signal.SIGTSTP)
+            wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+            os.killpg(process.pid, signal.SIGCONT)
+            process.stdin.write(b"%d\n" % index)
+            assert select.select([process.stdout], [], [], 5)[0], f"nothing came after stop {index}"
+            assert process.stdout.read(64) == b"%d\n" % index
+        process.stdin.close()
+        assert process.wait(5) == 0
 
 
 def test_asked_terminal_is_given_to_a_pipe_too(own):
@@ -325,6 +363,17 @@ def expect(fd, wanted):
     while wanted not in seen:
         seen += os.read(fd, 4096)
     return seen
+
+
+def end(pid, master):
+    """Close the terminal, which ends what is still at it, and say how it ended; killed where that is not enough."""
+    os.close(master)
+    deadline = time.monotonic() + 5
+    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return os.waitstatus_to_exitcode(found[1])
 
 
 def drain(fd):
