@@ -37,10 +37,12 @@ demo: root packages-demo .venv/.installed
 # `make` by its name: a line with the variable would run even under `make -n`.
 ## make test          set up and run every test that needs no cluster (root)
 test: root setup-test
-	@status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
+	@mkdir -p build; make --no-print-directory -C engine sanitize fuzz SECONDS=5 >build/sanitize.log 2>&1 & sanitize=$$!; \
+	trap 'kill $$sanitize 2>/dev/null' EXIT; \
+	status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
 		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
 	done; \
-	echo "== sanitizers and fuzzers"; make --no-print-directory -j2 --output-sync=target -C engine sanitize fuzz SECONDS=5 || status=1; \
+	wait $$sanitize || status=1; echo "== sanitizers and fuzzers, which ran beside"; cat build/sanitize.log; \
 	exit $$status
 
 ## make check         format, lint, types, import contracts, unit tests; no root

@@ -91,7 +91,7 @@ nsenter -t $inner -n sh -ec 'ip addr add 10.78.0.2/24 dev eth0; ip link set eth0
 echo 1 > /proc/sys/net/ipv4/ip_forward
 nft 'add table ip nest; add chain ip nest out { type nat hook postrouting priority 100; };
      add rule ip nest out oifname eth0 masquerade'
-nsenter -t $inner -n python3 "$1" try_connect "$2" 7001
+nsenter -t $inner -n python3 "$1" try_connect "$2" 7001 5
 """
 
 
@@ -110,7 +110,7 @@ trap 'nft delete table ip own' EXIT
 nft "add table ip own; add chain ip own out { type nat hook output priority -100; };
      add rule ip own out $1 dnat to $2:7001;
      add chain ip own post { type nat hook postrouting priority 100; }; add rule ip own post oifname eth0 masquerade"
-python3 "$3" try_connect "$4" "$5"
+python3 "$3" try_connect "$4" "$5" 5
 """
 
 

@@ -26,12 +26,14 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 # Dials again and again and tells when it was refused and when it worked.
+# Dials again and again, for so many seconds or until SIGTERM: when, whether it worked, how long it took.
 WATCH = """
-import json, socket, sys, time
+import json, signal, socket, sys, time
 host, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 print("start", flush=True)
-started, seen = time.monotonic(), []
-while time.monotonic() - started < seconds:
+started, seen, ended = time.monotonic(), [], []
+signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+while not ended and time.monotonic() - started < seconds:
     before = time.monotonic()
     try:
         with socket.create_connection((host, port), timeout=3) as sock:

@@ -7,8 +7,8 @@ import sys
 import time
 
 
-def dial(host: str, port: str) -> socket.socket:
-    return socket.create_connection((host, int(port)), timeout=15)
+def dial(host: str, port: str, seconds: str = "15") -> socket.socket:
+    return socket.create_connection((host, int(port)), timeout=float(seconds))
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -102,11 +102,11 @@ def many(host: str, port: str, count: str) -> dict[str, object]:
     return {"failed": failed}
 
 
-def try_connect(host: str, port: str) -> dict[str, object]:
-    """What becomes of one connection, and how soon."""
+def try_connect(host: str, port: str, *seconds: str) -> dict[str, object]:
+    """What becomes of one connection, and how soon; seconds: how long it may take."""
     started = time.monotonic()
     try:
-        with dial(host, port) as sock:
+        with dial(host, port, *seconds) as sock:
             data = sock.recv(1024)
             outcome = "answered" if data else "closed"
     except OSError as error:

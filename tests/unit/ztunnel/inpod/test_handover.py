@@ -227,7 +227,7 @@ def test_strangers_do_no_harm_and_leak_nothing(tmp_path: Path, pods: Pods, packe
                 seqpacket.send(stranger, b'{"what": 1}', [0])
             await quiet()
         await quiet()
-        assert descriptors() == before
+        assert descriptors() <= before  # fewer, where an earlier test's are collected meanwhile
         assert pods.released == []
 
     staged(tmp_path, pods, scene)
