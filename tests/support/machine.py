@@ -1,5 +1,6 @@
 """The machine as something that tests share: programs at the cgroup root see all of it."""
 
+import faulthandler
 import fcntl
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ LOCK = Path("/run/lock/culvert-test.lock")
 @contextmanager
 def _clock_stopped() -> Iterator[None]:
     """The wait for another run is no part of the time that this test may take (pytest-timeout uses this timer)."""
+    faulthandler.cancel_dump_traceback_later()  # nor of what pytest takes for a hang; it is armed anew for the next test
     left_s, interval_s = signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         yield
