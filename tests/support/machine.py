@@ -14,7 +14,7 @@ LOCK = Path("/run/lock/culvert-test.lock")
 @contextmanager
 def _clock_stopped() -> Iterator[None]:
     """The wait for another run is no part of the time that this test may take (pytest-timeout uses this timer)."""
-    faulthandler.cancel_dump_traceback_later()  # nor of what pytest takes for a hang; it is armed anew for the next test
+    faulthandler.cancel_dump_traceback_later()  # nor a hang; armed anew for the next test
     left_s, interval_s = signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         yield
