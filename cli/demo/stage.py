@@ -50,9 +50,19 @@ class Done:
 class Stage:
     """One lab, by name."""
 
+    # How long it may take until what was killed has been started again, and from then on until connections work
+    # (loading Python is part of that).
+    restart_s = 4.0
+    recovery_s = 1.0
+
     def __init__(self, lab: str) -> None:
         self.lab = lab
         self.client = "shop/client"
+
+    @property
+    def folder(self) -> Path:
+        """Where captures may be written."""
+        return LabPaths(self.lab).root
 
     def command(self, target: str, *argv: str) -> list[str]:
         """The command line of a command in a pod."""
@@ -153,7 +163,7 @@ class Stage:
     @contextmanager
     def capture(self, expression: str = "") -> Iterator[Path]:
         """A packet capture on the link between the nodes, complete when the block ends."""
-        path = LabPaths(self.lab).root / f"capture-{time.monotonic_ns()}.pcap"
+        path = self.folder / f"capture-{time.monotonic_ns()}.pcap"
         command = self.command(
             "fabric", "tcpdump", "--immediate-mode", "-Z", "root", "-U", "-s0", "-i", "n1", "-w", str(path), expression
         )

@@ -1,33 +1,42 @@
-"""What tests on a real Kubernetes share. Without its binaries they are skipped in one line, in CI that is a failure."""
+"""What tests on a real Kubernetes share. Where it cannot run they are skipped, in one line; in CI that is a failure."""
 
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+from tests.cluster import needs
 from tests.cluster.alone import ApiAlone
 from tests.cluster.kube import binaries
 
 
-def refuse(reason: str) -> None:
-    """The machine lacks something: a skip for a person, a failure where the tests are required."""
+def refuse() -> NoReturn:
+    """The machine lacks something that the test needs: a skip for a person, a failure where the tests are required."""
     if os.environ.get("CULVERT_REQUIRE_CLUSTER"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+        pytest.fail(needs.lacking(), pytrace=False)
+    pytest.skip(needs.lacking())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """A reason is one line of the summary, however many tests have it: pytest folds what is skipped at one place."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        report.longrepr = (str(Path(__file__).parent), 1, report.longrepr[2])
+    return report
 
 
 def new_server() -> ApiAlone:
     """A kube-apiserver and its etcd, not started; refuses where the machine cannot have one."""
-    if os.geteuid() != 0:
-        refuse("an API server for tests needs root, for cgroups")
-    if shutil.which("etcd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
-        refuse("etcd is missing: apt-get install etcd-server")
+    if os.geteuid() != 0 or shutil.which("etcd", path=binaries.SEARCHED) is None:
+        refuse()
     try:
         return ApiAlone()
-    except binaries.Missing as missing:
-        refuse(str(missing))
-        raise
+    except binaries.Missing:
+        refuse()
 
 
 @pytest.fixture(scope="session")

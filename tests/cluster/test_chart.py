@@ -47,8 +47,8 @@ REFUSED = [
 def helm(assignments, namespace="mesh"):
     try:
         program = str(binaries.find("helm", "helm"))
-    except binaries.Missing as missing:
-        refuse(str(missing))
+    except binaries.Missing:
+        refuse()
     argv = [program, "template", "culvert", str(CHART.folder), "--namespace", namespace, "--kube-version", VERSION]
     argv += [word for text in assignments for word in ("--set", text)]
     return subprocess.run(argv, capture_output=True, text=True, check=False)

@@ -39,14 +39,17 @@ from tests.support.tables import Tables
 from tests.unit.controller.nodes import Manifests, pod, running
 
 BINARY = os.environ.get("CULVERT_TEST_ZTUNNEL", "")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.root,
-    pytest.mark.skipif(not BINARY, reason="CULVERT_TEST_ZTUNNEL does not name a binary of Istio's ztunnel"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 THEIRS, OURS, VIP, HOST, HOSTS = "10.99.0.1", "10.99.0.2", "10.99.0.3", "10.99.1.1", "10.99.1.2"
 SOCKS, APP = 15080, 8080
+
+
+@pytest.fixture(autouse=True)
+def binary(api_server: ApiAlone) -> None:
+    """Where there is no API server either, that is the reason."""
+    if not BINARY:
+        pytest.skip("CULVERT_TEST_ZTUNNEL does not name a binary of Istio's ztunnel")
 
 
 def sh(text: str) -> None:

@@ -25,6 +25,8 @@ SYSTEM_PROGRAMS = {
     "gcc": "gcc",
 }
 CNI_PLUGINS = Path("/usr/lib/cni")  # Debian's containernetworking-plugins
+# An administrator's PATH may lack the sbin folders.
+SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 class Missing(Exception):
@@ -67,7 +69,7 @@ def check_system() -> None:
     lines = [
         f"{program} is missing: apt-get install {package}"
         for program, package in SYSTEM_PROGRAMS.items()
-        if shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None
+        if shutil.which(program, path=SEARCHED) is None
     ]
     if not (CNI_PLUGINS / "ptp").exists():
         lines.append(f"{CNI_PLUGINS}/ptp is missing: apt-get install containernetworking-plugins")
@@ -87,13 +89,13 @@ def build(module: str, say: Callable[[str], None]) -> Path:
     if target.is_dir():
         say(f"{module}: built already ({target})")
         return target
-    go = _go()
+    compiler = go()
     cache().mkdir(parents=True, exist_ok=True)
     say(f"{module}: building, some minutes")
     with tempfile.TemporaryDirectory(prefix=f".{module}-", dir=cache()) as temporary:
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
         flags = f"-s -w {_version_flags(module)}"
-        command = [go, "build", "-v", "-ldflags", flags, "-o", f"{temporary}/bin/", "tool"]
+        command = [compiler, "build", "-v", "-ldflags", flags, "-o", f"{temporary}/bin/", "tool"]
         _run_with_progress(command, MODULES / module, environment, say)
         (Path(temporary) / "bin").rename(target)
     for old in cache().glob(f"{module}-*"):
@@ -138,13 +140,14 @@ def _run_with_progress(
         raise subprocess.CalledProcessError(process.returncode, command, stderr="\n".join(tail))
 
 
-def _go() -> str:
+def go() -> str:
+    """The compiler; raises Missing."""
     wanted = ".".join(map(str, GO_VERSION))
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
+    program = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if program is None:
         raise Missing([f"go is missing: install Go {wanted} or later from https://go.dev/dl/"])
-    text = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    text = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
     found = tuple(int(part) for part in text.removeprefix("go").split(".")[:2])
     if found < GO_VERSION:
-        raise Missing([f"{go} is {text}, wanted: Go {wanted} or later from https://go.dev/dl/"])
-    return go
+        raise Missing([f"{program} is {text}, wanted: Go {wanted} or later from https://go.dev/dl/"])
+    return program

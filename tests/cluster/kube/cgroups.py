@@ -33,9 +33,9 @@ def make(name: str) -> None:
                     (group / setting).write_text((parent / setting).read_text())
 
 
-def put(cluster: str, pid: int) -> None:
-    """Move a process, and so its children to come, into the cluster's daemons."""
-    group = hierarchies()[0] / cluster / DAEMONS
+def put(cluster: str, daemon: str, pid: int) -> None:
+    """Move a daemon's process, and so its children to come, into its group among the cluster's daemons."""
+    group = hierarchies()[0] / cluster / DAEMONS / daemon
     group.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text(str(pid))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import namespaces
-from tests.cluster.kube import binaries, cgroups, dns, images, network, place
+from tests.cluster.kube import binaries, cgroups, dns, images, network, place, remains
 from tests.cluster.kube.api_server import ApiServer, Ports
 from tests.cluster.kube.credentials import Credentials
 from tests.cluster.kube.node import PAUSE, Node
@@ -75,13 +75,13 @@ class Cluster:
 
     def down(self) -> None:
         """End everything and remove it; what is not there is no fault."""
-        own = self._pod_namespaces()
+        own = remains.namespaces_of(cgroups.processes(self.place.name))
         left = cgroups.kill(self.place.name)
         if left:
             raise TimeoutError(f"processes of {self.place.name} do not end: {left}")
         if self._daemons is not None:
             self._daemons.reap()
-        self._unmount()
+        remains.unmount(self.place.state)
         network.remove(self.place)
         for name in own:
             namespaces.remove(name)
@@ -89,6 +89,18 @@ class Cluster:
         shutil.rmtree(self.place.state, ignore_errors=True)
         with suppress(OSError):
             place.STATE_ROOT.rmdir()
+
+    def power_off(self, number: int) -> None:
+        """A node (from 0) loses its power: no process of it runs on, and no namespace or mount is left."""
+        self.nodes[number].power_off()
+
+    def power_on(self, number: int) -> None:
+        """The same node starts again, with what it has on disk."""
+        node = self.nodes[number]
+        network.join(self.place, node.place)
+        node.start_containerd(())
+        node.start_kubelet()
+        node.start_proxy()
 
     # --- asking
 
@@ -174,21 +186,3 @@ class Cluster:
         daemons.start(
             "scheduler", self.place.netns, [*scheduler, "--leader-elect=false", "--bind-address", "127.0.0.1"]
         )
-
-    def _unmount(self) -> None:
-        state = f"{self.place.state}/"
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for mount in sorted((path for path in mounts if path.startswith(state)), reverse=True):
-            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
-
-    def _pod_namespaces(self) -> list[str]:
-        """Named namespaces of pods: those in which a process of this cluster lives."""
-        inodes = {inode for pid in cgroups.processes(self.place.name) if (inode := _netns_of(pid))}
-        return [name for name in namespaces.names() if namespaces.inode(namespaces.path_of(name)) in inodes]
-
-
-def _netns_of(pid: int) -> int | None:
-    try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino
-    except OSError:
-        return None

@@ -23,9 +23,14 @@ def make(cluster: Place) -> None:
     namespaces.create(cluster.netns.name)
     inside(cluster.netns, _wire_control_plane)
     for node in cluster.nodes:
-        namespaces.create(node.netns.name)
-        inside(cluster.netns, lambda node=node: _plug_in(node))  # type: ignore[misc]
-        inside(node.netns, lambda node=node: _wire_node(node, cluster.nodes))  # type: ignore[misc]
+        join(cluster, node)
+
+
+def join(cluster: Place, node: NodePlace) -> None:
+    """Make one node's namespace and put it on the bridge; the others know already where its pods will be."""
+    namespaces.create(node.netns.name)
+    inside(cluster.netns, lambda: _plug_in(node))
+    inside(node.netns, lambda: _wire_node(node, cluster.nodes))
 
 
 def remove(cluster: Place) -> None:
@@ -50,8 +55,8 @@ def _plug_in(node: NodePlace) -> None:
         ip.link("add", ifname=port, kind="veth", peer={"ifname": LINK, "net_ns_fd": str(node.netns)})
         ip.link("set", index=_index(ip, port), master=_index(ip, BRIDGE))
         _up(ip, port)
-        ip.route("add", dst=str(node.pods4), gateway=str(node.address4))
-        ip.route("add", dst=str(node.pods6), gateway=str(node.address6))
+        ip.route("replace", dst=str(node.pods4), gateway=str(node.address4))
+        ip.route("replace", dst=str(node.pods6), gateway=str(node.address6))
 
 
 def _wire_node(node: NodePlace, nodes: list[NodePlace]) -> None:

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.cluster.kube import binaries, cgroups, place
+from lab import namespaces
+from tests.cluster.kube import binaries, cgroups, place, remains
 from tests.cluster.kube.place import NodePlace
 from tests.cluster.kube.processes import Daemons, wait_until
 
@@ -61,9 +62,18 @@ class Node:
         argv += ["--node-ip", f"{node.address4},{node.address6}"]
         self._daemons.start(f"kubelet{node.number}", node.netns, argv)
 
-    def stop_kubelet(self) -> None:
-        """As before a reboot."""
-        self._daemons.stop(f"kubelet{self.place.number}")
+    def power_off(self) -> None:
+        """End everything on the node at once. What it keeps on disk stays, what a machine has in memory goes."""
+        node = self.place
+        groups = (f"{node.cluster}/{cgroups.DAEMONS}/containerd{node.number}", node.cgroup)
+        own = remains.namespaces_of(pid for group in groups for pid in cgroups.processes(group))
+        self._daemons.cut(*(f"{name}{node.number}" for name in ("kubelet", "proxy", "containerd")))
+        left = cgroups.kill(node.cgroup)
+        assert not left, f"processes of {node.name} do not end: {left}"
+        remains.unmount(node.state)
+        for name in {*own, node.netns.name}:
+            namespaces.remove(name)
+        shutil.rmtree(node.state / "containerd-state")
 
     def start_proxy(self) -> None:
         """Start kube-proxy, with nftables."""

@@ -35,7 +35,7 @@ class Daemons:
                 cwd="/",
                 start_new_session=True,
             )
-        cgroups.put(self._cluster.name, process.pid)
+        cgroups.put(self._cluster.name, name, process.pid)
         self._running[name] = process
         (self._cluster.state / f"{name}.pid").write_text(str(process.pid))
 
@@ -54,6 +54,13 @@ class Daemons:
         for process in self._running.values():
             process.wait(10)
         self._running.clear()
+
+    def cut(self, *names: str) -> None:
+        """End daemons, and everything that they have started, as a machine does whose power fails."""
+        for name in names:
+            left = cgroups.kill(f"{self._cluster.name}/{cgroups.DAEMONS}/{name}")
+            assert not left, f"processes of {name} do not end: {left}"
+            self._running.pop(name).wait(10)
 
     def stop(self, name: str, deadline_s: float = 10.0) -> None:
         """End one daemon, kindly first."""
