@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,22 @@ def test_after_a_reboot_pods_are_captured_again_and_nothing_has_left_in_clear(me
     mesh.cluster.apply([pod("eager", rebooted.name, eager)])
     mesh.ready("eager")
     client = mesh.pod(CLIENT)["status"]["podIP"]
-    before = {name: mesh.pod(name) for name in ("web", "eager")}
+    before = {names: mesh.pod(*names) for names in (("web", SHOP), ("eager", SHOP), ("server", "legacy"))}
     with captured(mesh, f"tcp and (net {rebooted.pods4} or host {client})", tmp_path) as capture:
         with steady(mesh, f"{WEB}{MARKER}") as traffic:
             lose_power(mesh)
             assert not (BPFFS / "culvert" / escape(rebooted.name)).exists()
             mesh.cluster.power_on(0)
-            for name, old in before.items():
-                mesh.until(f"{name} runs anew", lambda name=name, old=old: has_restarted(mesh, name, old))
-                mesh.ready(name)
+            for names, old in before.items():
+                mesh.until(f"{names} runs anew", partial(has_restarted, mesh, old))
+                mesh.ready(*names)
             mesh.until("the node's own pod", lambda: mesh.is_ready(mesh.node_pod(rebooted)["metadata"]["name"], SYSTEM))
             mesh.until("an answer over the mesh", lambda: mesh.status_of(WEB) == "200")
             traffic.stop()
         mesh.until("both directions in the access log", lambda: carried(mesh) == {"inbound", "outbound"}, 30)
-        server = mesh.pod("server", "legacy")
-        mesh.until("a pod outside of the mesh", lambda: mesh.is_ready("server", "legacy"))
-        mesh.status_of(f"http://{server['status']['podIP']}:9000/{CONTROL}", "outsider", "legacy")
-    assert {mesh.capture(name) for name in before} == {"enabled"}
+        address = mesh.pod("server", "legacy")["status"]["podIP"]
+        mesh.status_of(f"http://{address}:9000/{CONTROL}", "outsider", "legacy")
+    assert [mesh.capture(*names) for names in before] == ["enabled", "enabled", ""]
     assert traffic.good and traffic.bad, "it was seen before, during and after"
     sent = capture.read_bytes()
     assert CONTROL.encode() in sent, "the capture shows what passes in clear"
@@ -77,10 +77,11 @@ def lose_power(mesh: Whole) -> None:
     shutil.rmtree(RUNTIME / node.name)
 
 
-def has_restarted(mesh: Whole, name: str, old: dict[str, Any]) -> bool:
+def has_restarted(mesh: Whole, old: dict[str, Any]) -> bool:
     """A pod outlives its node's reboot as an object; its containers do not."""
-    (was,), states = old["status"]["containerStatuses"], mesh.pod(name)["status"]["containerStatuses"]
-    return bool(states[0]["containerID"] != was["containerID"] and "running" in states[0]["state"])
+    (was,) = old["status"]["containerStatuses"]
+    (now,) = mesh.pod(old["metadata"]["name"], old["metadata"]["namespace"])["status"]["containerStatuses"]
+    return bool(now["containerID"] != was["containerID"] and "running" in now["state"])
 
 
 def carried(mesh: Whole) -> set[str]:
