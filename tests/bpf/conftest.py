@@ -1,6 +1,5 @@
 """One program set and one topology for all tests here; each test enrols the pods it needs."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bpf import features
 from bpf.ends import Ends
 from bpf.loader import install
 from bpf.paths import NodePaths
 from bpf.plane import Direction, EdgeKey, Note, NoteKind, Plane, PodFlag
-from tests.bpf.topology import Place, Topology, prefix, sh
-from tests.support.machine import alone
+from tests.bpf.topology import Place, Topology, prefix
+from tests.support.machine import ready_for_programs
 
 BOTH = PodFlag.CAPTURE | PodFlag.INBOUND
 
@@ -43,14 +41,7 @@ def loader(*words: str, check: bool = True) -> "subprocess.CompletedProcess[str]
 @pytest.fixture(scope="session")
 def machine() -> Iterator[None]:
     """Root, the features, and the machine's cgroup root to ourselves."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and eBPF")
-    if not os.path.ismount("/sys/fs/bpf"):
-        sh("mount -t bpf bpf /sys/fs/bpf")
-    missing = [check.sentence for check in features.required_for_loading() if not check.is_met]
-    if missing:
-        pytest.skip("; ".join(missing))
-    with alone():
+    with ready_for_programs():
         yield
 
 

@@ -29,11 +29,11 @@ from mesh.kube.api import Selection
 from mesh.kube.resources import CONFIG_MAPS
 from mesh.xds import ROOTS_TYPE
 from tests.cluster.alone import ApiAlone
+from tests.cluster.callers import Caller, config
 from tests.cluster.mesh_objects import Objects
 from tests.cluster.signer import Answer, Signer, condition, define, sign, signed_status
-from tests.cluster.test_tokens import Caller, config
+from tests.support.pki import csr, p256
 from tests.unit.controller.ca.hierarchy import intermediate, root
-from tests.unit.controller.ca.test_authority import csr, p256
 from tests.unit.controller.nodes import running
 
 pytestmark = pytest.mark.slow

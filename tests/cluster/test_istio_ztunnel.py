@@ -18,9 +18,9 @@ from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, DELTA_METHOD
 from tests.cluster.alone import ApiAlone
+from tests.cluster.callers import CREATE, config
 from tests.cluster.mesh_objects import Objects
-from tests.cluster.test_tokens import CREATE, config
-from tests.unit.controller.ca.test_authority import csr, p256
+from tests.support.pki import csr, p256
 from tests.unit.controller.nodes import Manifests, pod, policy, running
 
 pytestmark = pytest.mark.slow

@@ -28,9 +28,9 @@ from mesh.channel import Credentials
 from mesh.kube.resources import SECRETS
 from mesh.netns import inside
 from tests.cluster.alone import ApiAlone
+from tests.cluster.callers import config
 from tests.cluster.control_sides import ControlSide, EngineSink
 from tests.cluster.mesh_objects import Objects
-from tests.cluster.test_tokens import config
 from tests.engine.conftest import SERVER_ID, server_tables
 from tests.support.engine import Engine
 from tests.support.machine import alone

@@ -15,6 +15,8 @@ from tests.support.namespace import namespace
 from tests.support.pki import Authority, Credential, spiffe
 from tests.support.sockets import HBONE, accept, connect, listen, new_ip, port_of
 from tests.support.tables import Tables
+from ztunnel.model import Policy
+from ztunnel.program import encode
 
 SERVER_ID = spiffe("server")
 CLIENT_ID = spiffe("client")
@@ -68,6 +70,12 @@ class ServerNode:
 
 def server_tables(ip: str) -> Tables:
     return Tables().workload(2, "server", SERVER_ID, ip)
+
+
+def deny_all(tables: Tables, ip: str) -> Tables:
+    """An ALLOW policy without rules matches nobody, so everybody is refused."""
+    program = encode(Policy(local_name="none", namespace="default"))
+    return tables.policy(50, program).workload(2, "server", SERVER_ID, ip, policies=(50,))
 
 
 def make_server(credentials: Credential, **settings: int) -> ServerNode:

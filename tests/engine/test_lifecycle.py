@@ -21,6 +21,7 @@ from tests.engine.conftest import (
     client_tables,
     close_client,
     close_server,
+    deny_all,
     make_client,
     make_server,
     server_tables,
@@ -29,15 +30,6 @@ from tests.support.border import lib
 from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Authority, Credential
 from tests.support.sockets import HBONE, connect, is_refused, is_reset, listen, new_ip, read_exactly, until
-from tests.support.tables import Tables
-from ztunnel.model import Policy
-from ztunnel.program import encode
-
-
-def deny_all(tables: Tables, ip: str) -> Tables:
-    """An ALLOW policy without rules matches nobody, so everybody is refused."""
-    program = encode(Policy(local_name="none", namespace="default"))
-    return tables.policy(50, program).workload(2, "server", SERVER_ID, ip, policies=(50,))
 
 
 def test_a_policy_refuses_with_401_and_is_named(server: ServerNode, client_credential: Credential) -> None:

@@ -18,11 +18,11 @@ from tests.engine.conftest import (
     Pair,
     client_tables,
     close_client,
+    deny_all,
     make_client,
     plain_application,
     server_tables,
 )
-from tests.engine.test_lifecycle import deny_all
 from tests.support.engine import Engine
 from tests.support.namespace import namespace
 from tests.support.pki import Credential

@@ -91,6 +91,10 @@ class Mesh:
         """The same, left running; standard output is a text pipe."""
         return lab_stage.start("lab", "exec", "--lab", self.lab, pod, "--", *words, stdout=subprocess.PIPE, text=True)
 
+    def watch(self, pod: str, host: str, seconds: int) -> "subprocess.Popen[Any]":
+        """Run apps/watch.py in a pod, towards port 7001."""
+        return self.start(pod, "python3", str(APPS / "watch.py"), host, "7001", str(seconds))
+
     def client(self, pod: str, case: str, host: str, port: int, *arguments: str) -> dict[str, Any]:
         """Run a case of apps/client.py in a pod."""
         done = self.run(pod, "python3", str(APPS / "client.py"), case, host, str(port), *arguments)

@@ -1,7 +1,6 @@
 """The agent as a process, with real programs, namespaces and sockets (topology: agent_stage.py)."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -13,26 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bpf import features
 from bpf.layout import PodFlag
 from bpf.plane import Plane
 from mesh.zds import Add, Del, SnapshotSent
 from tests.bpf.topology import Place
 from tests.node.agent_stage import AgentStage, ZtunnelStub, until
-from tests.support.machine import alone
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[None]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: namespaces and eBPF")
-    missing = [check.sentence for check in features.required_for_loading() if not check.is_met]
-    if missing:
-        pytest.skip("; ".join(missing))
-    with alone():
-        yield
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from tests.bpf.packets import tcp
 from tests.bpf.topology import sh
 from tests.node.agent_stage import AgentStage, ZtunnelStub, until
-from tests.node.test_agent_enrolment import machine  # noqa: F401 -- a fixture
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -18,7 +17,7 @@ SYN_PORT = 7000
 
 
 @pytest.fixture
-def stage(machine: None) -> Iterator[AgentStage]:  # noqa: F811 -- the fixture
+def stage(machine: None) -> Iterator[AgentStage]:
     with AgentStage() as made:
         made.add_pod("a", made.net.a)
         made.enable()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.node import mesh_stage
 from tests.node.mesh_stage import APPS, Mesh, eventually, link
-from tests.node.test_mesh_policy import REFUSED, from_account, outcome, policy
+from tests.node.policies import REFUSED, from_account, outcome, policy
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]  # the lock may be another run's for a while
 

@@ -10,20 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.node.lab_stage import culvert, left_behind, start
-from tests.support import machine
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and loads programs: needs root"),
+    pytest.mark.usefixtures("alone"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def alone():
-    """Programs at the cgroup root see the whole machine: one set of tests at a time."""
-    with machine.alone():
-        yield
 
 
 def test_every_claim_holds_within_a_minute_and_nothing_is_left():

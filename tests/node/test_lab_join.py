@@ -23,23 +23,16 @@ from lab.span.secret import new_token
 from tests.node import lab_stage
 from tests.node.lab_stage import left_behind
 from tests.node.mesh_stage import eventually
-from tests.support import machine
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and loads programs: needs root"),
+    pytest.mark.usefixtures("alone"),
 ]
 
 HOME_IP, JOINED_IP = "198.51.100.1", "198.51.100.2"
 SERVE = ["python3", "-m", "http.server", "8000", "--bind", "::"]
-
-
-@pytest.fixture(autouse=True)
-def alone():
-    """Programs at the cgroup root see the whole machine: one set of tests at a time."""
-    with machine.alone():
-        yield
 
 
 class Machine:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.node import mesh_stage
 from tests.node.mesh_stage import APPS, Mesh, eventually
-from tests.node.test_mesh_policy import outcome, strict
+from tests.node.policies import outcome, strict
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

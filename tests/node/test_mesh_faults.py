@@ -13,37 +13,15 @@ import pytest
 
 from tests.node import lab_stage, mesh_stage
 from tests.node.mesh_stage import Mesh, eventually
+from tests.node.policies import REFUSED
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-REFUSED = ("ConnectionRefusedError", "ConnectionResetError", "closed")
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with mesh_stage.mesh("faults", tmp_path_factory.mktemp("faults")) as running:
         yield running
-
-
-# Dials again and again and tells when it was refused and when it worked.
-# Dials again and again, for so many seconds or until SIGTERM: when, whether it worked, how long it took.
-WATCH = """
-import json, signal, socket, sys, time
-host, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-print("start", flush=True)
-started, seen, ended = time.monotonic(), [], []
-signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
-while not ended and time.monotonic() - started < seconds:
-    before = time.monotonic()
-    try:
-        with socket.create_connection((host, port), timeout=3) as sock:
-            ok = bool(sock.recv(100))
-    except OSError:
-        ok = False
-    seen.append((round(before - started, 4), ok, round(time.monotonic() - before, 4)))
-    time.sleep(0.01)
-print(json.dumps(seen), flush=True)
-"""
 
 
 def test_ztunnel_killed_refuses_at_once_sends_nothing_in_clear_and_comes_back(mesh: Mesh, tmp_path: Path) -> None:
@@ -53,8 +31,8 @@ def test_ztunnel_killed_refuses_at_once_sends_nothing_in_clear_and_comes_back(me
         "node/node-b", "tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-w", str(capture), f"host {web} and tcp"
     )
     eventually(capture.exists)
-    watcher = mesh.start("shop/client", "python3", "-c", WATCH, web, "7001", "4")
-    plain = mesh.start("legacy/outside", "python3", "-c", WATCH, mesh.ips("legacy/server")[0], "7001", "4")
+    watcher = mesh.watch("shop/client", web, 4)
+    plain = mesh.watch("legacy/outside", mesh.ips("legacy/server")[0], 4)
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "start\n"
     time.sleep(1)
@@ -82,7 +60,7 @@ def test_ztunnel_killed_refuses_at_once_sends_nothing_in_clear_and_comes_back(me
 
 
 def test_a_service_dialled_while_ztunnel_is_away_is_named_in_the_failures(mesh: Mesh) -> None:
-    watcher = mesh.start("shop/client", "python3", "-c", WATCH, "web", "7001", "3")
+    watcher = mesh.watch("shop/client", "web", 3)
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "start\n"
     os.kill(mesh.pid("node-a", "ztunnel"), signal.SIGKILL)

@@ -17,7 +17,6 @@ import pytest
 
 from tests.node import mesh_stage
 from tests.node.mesh_stage import Mesh, eventually
-from tests.node.test_mesh_faults import WATCH
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -83,8 +82,8 @@ def replace(mesh: Mesh, node: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("node", ["node-a", "node-b"])
 def test_no_connection_is_refused_while_ztunnels_replace_each_other(mesh: Mesh, node: str, tmp_path: Path) -> None:
-    watcher = mesh.start("shop/client", "python3", "-c", WATCH, mesh.ips("shop/web")[0], "7001", "200")
-    plain = mesh.start("legacy/outside", "python3", "-c", WATCH, mesh.ips("shop/web")[0], "7001", "200")
+    watcher = mesh.watch("shop/client", mesh.ips("shop/web")[0], 200)
+    plain = mesh.watch("legacy/outside", mesh.ips("shop/web")[0], 200)
     try:
         assert watcher.stdout is not None and watcher.stdout.readline() == "start\n"
         for _ in range(ROUNDS):
@@ -110,7 +109,7 @@ def test_the_next_one_killed_after_it_took_over_leaves_a_gap_and_no_hole(mesh: M
 
 
 def test_the_next_one_killed_before_it_serves_is_not_noticed(mesh: Mesh, tmp_path: Path) -> None:
-    watcher = mesh.start("shop/client", "python3", "-c", WATCH, mesh.ips("shop/web")[0], "7001", "12")
+    watcher = mesh.watch("shop/client", mesh.ips("shop/web")[0], 12)
     assert watcher.stdout is not None and watcher.stdout.readline() == "start\n"
     for pause in (0.3, 0.8, 1.2, 1.6):
         started = Next(mesh.pid("node-a", "ztunnel"), tmp_path)
@@ -130,7 +129,7 @@ def test_the_next_one_killed_before_it_serves_is_not_noticed(mesh: Mesh, tmp_pat
 
 
 def test_a_killed_ztunnel_without_a_next_one_still_refuses_at_once(mesh: Mesh) -> None:
-    watcher = mesh.start("shop/client", "python3", "-c", WATCH, mesh.ips("shop/web")[0], "7001", "4")
+    watcher = mesh.watch("shop/client", mesh.ips("shop/web")[0], 4)
     assert watcher.stdout is not None and watcher.stdout.readline() == "start\n"
     os.kill(mesh.pid("node-a", "ztunnel"), signal.SIGKILL)
     seen = json.loads(watcher.communicate(timeout=20)[0].splitlines()[-1])

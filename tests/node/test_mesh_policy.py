@@ -2,49 +2,20 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.node import mesh_stage
 from tests.node.mesh_stage import Mesh, eventually
+from tests.node.policies import REFUSED, from_account, outcome, policy, strict
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-REFUSED = ("ConnectionResetError", "ConnectionRefusedError", "closed")
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with mesh_stage.mesh("policy", tmp_path_factory.mktemp("policy")) as running:
         yield running
-
-
-def policy(name: str, action: str = "ALLOW", **rule: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": {"name": name, "namespace": "shop"},
-        "spec": {"selector": {"matchLabels": {"app": "web"}}, "action": action, "rules": [rule]},
-    }
-
-
-def from_account(account: str) -> list[dict[str, Any]]:
-    return [{"source": {"principals": [f"cluster.local/ns/shop/sa/{account}"]}}]
-
-
-def strict(mode: str = "STRICT") -> dict[str, Any]:
-    return {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "PeerAuthentication",
-        "metadata": {"name": "default", "namespace": "shop"},
-        "spec": {"mtls": {"mode": mode}},
-    }
-
-
-def outcome(mesh: Mesh, pod: str, port: int = 7001, host: str | None = None) -> str:
-    found: str = mesh.client(pod, "try_connect", host or mesh.ips("shop/web")[0], port)["outcome"]
-    return found
 
 
 def becomes(mesh: Mesh, pod: str, wanted: tuple[str, ...], port: int = 7001) -> None:

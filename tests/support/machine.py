@@ -2,11 +2,17 @@
 
 import faulthandler
 import fcntl
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+import pytest
+
+from bpf import features
 
 LOCK = Path("/run/lock/culvert-test.lock")
 
@@ -55,3 +61,17 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _machine.release()
+
+
+@contextmanager
+def ready_for_programs() -> Iterator[None]:
+    """Alone, as root, with bpffs and all that the programs need; skips the test where that is not to be had."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces and eBPF")
+    if not os.path.ismount("/sys/fs/bpf"):
+        subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
+    missing = [check.sentence for check in features.required_for_loading() if not check.is_met]
+    if missing:
+        pytest.skip("; ".join(missing))
+    with alone():
+        yield

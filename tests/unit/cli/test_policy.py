@@ -7,7 +7,7 @@ from cli import policy as module
 from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN
 from tests.unit.cli.reach import FakeReach
-from tests.unit.cli.trial.test_judge import ALLOW_CLIENT, DENY_ALL, flow
+from tests.unit.cli.trial.cases import ALLOW_CLIENT, DENY_ALL, flow
 
 
 @pytest.fixture

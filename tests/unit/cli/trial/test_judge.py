@@ -2,17 +2,9 @@ import pytest
 
 from cli.trial.judge import BadPolicies, Node, read
 from controller.translate.facts import Mesh
+from tests.unit.cli.trial.cases import ALLOW_CLIENT, DENY_ALL, HEAD, flow
 
 MESH = Mesh()
-PEER = "spiffe://cluster.local/ns/shop/sa/client"
-HEAD = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n"
-DENY_ALL = HEAD + "spec: {action: DENY, rules: [{}]}\n"
-ALLOW_CLIENT = HEAD + "spec: {rules: [{from: [{source: {serviceAccounts: [shop/client]}}]}]}\n"
-
-
-def flow(**changes):
-    found = {"identity": PEER, "source": "10.1.0.3", "uid": "u", "namespace": "shop", "name": "web"}
-    return {**found, "address": "10.1.0.2", "port": 8080, "allowed": True, "policy": None, "connections": 3, **changes}
 
 
 def existing(name="p", action="Deny", scope="Namespace"):

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from controller.ca.authority import MAX_CSR_BYTES, Authority, InvalidRequest, IssuerExpired, Lifetimes
 from controller.ca.issuer import load_or_create_root
 from mesh.identity import Identity
+from tests.support.pki import csr, p256
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -34,18 +33,6 @@ def clock() -> Clock:
 @pytest.fixture
 def authority(tmp_path: Path, clock: Clock) -> Authority:
     return Authority(load_or_create_root(tmp_path, "cluster.local", NOW), Lifetimes(24 * HOUR, 48 * HOUR), clock)
-
-
-def csr(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, *names: x509.GeneralName, subject: str = "") -> str:
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else []
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
-
-
-def p256() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
 
 
 def test_leaf_has_the_identity_and_nothing_else_of_the_request(authority: Authority) -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from controller.app import Controller
 from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from tests.unit.controller.ca.test_authority import csr, p256
+from tests.support.pki import csr, p256
 from tests.unit.controller.nodes import FakeNode, Manifests, config, node, pod, running
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from daemonset.cluster.records import decode
 from daemonset.lifecycle import Goal, State
 from daemonset.pods import Refusal, RefusalKind
 from tests.unit.controller.fake_api import FakeApi, Request, refusal
-from tests.unit.daemonset.cluster.test_source import UID, pod
+from tests.unit.daemonset.cluster.objects import UID, pod
 
 CAPTURE = "culvert.io/capture"
 

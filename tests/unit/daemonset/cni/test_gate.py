@@ -17,7 +17,7 @@ from daemonset.cni.protocol import Call, Code, Refused
 from daemonset.lifecycle import State
 from daemonset.pods import Refusal, RefusalKind
 from mesh.kube.errors import NotFound, Unavailable
-from tests.unit.daemonset.cluster.test_source import UID, pod
+from tests.unit.daemonset.cluster.objects import UID, pod
 
 
 class Stage:
