@@ -131,18 +131,14 @@ class Subscriber:
     """The node's end of a stream, and what it holds across streams.
 
     It remembers the version of every resource that was applied; a resource that was refused is not remembered and
-    comes again after a reconnect. `wildcard` types are subscribed as a whole; `on_demand` types by name; `extra` types
-    as a whole too, but not every control plane knows them: nobody waits for their answer, and a stream may do without.
+    comes again after a reconnect. Each type is subscribed as a whole. Not every control plane knows the `extra` types:
+    nobody waits for their answer, and a stream may do without.
     """
 
-    def __init__(
-        self, node: Node, wildcard: Sequence[str], on_demand: Sequence[str] = (), extra: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, node: Node, types: Sequence[str], extra: Sequence[str] = ()) -> None:
         self._node = node
         self._extra = tuple(extra)
-        self._wildcard = (*wildcard, *extra)
-        self._types = (*wildcard, *on_demand, *extra)
-        self._names: dict[str, set[str]] = {type_url: set() for type_url in on_demand}
+        self._types = (*types, *extra)
         self._versions: dict[str, dict[str, str]] = {type_url: {} for type_url in self._types}
         self._flows: dict[str, _Flow] = {}
         self._synced: set[str] = set()
@@ -156,10 +152,6 @@ class Subscriber:
             flow.step(Step.REQUEST)
             request = DeltaDiscoveryRequest(node=self._node, type_url=type_url)
             request.initial_resource_versions.update(self._versions[type_url])
-            if type_url not in self._wildcard:
-                # An empty list would mean everything: asking for it and dropping it at once means nothing yet.
-                request.resource_names_subscribe.extend([EVERYTHING, *sorted(self._names[type_url])])
-                request.resource_names_unsubscribe.append(EVERYTHING)
             requests.append(request)
         return requests
 
@@ -198,24 +190,6 @@ class Subscriber:
             request.error_detail.message = "; ".join(f"{name}: {reason}" for name, reason in sorted(faults.items()))
         return request
 
-    def subscribe(self, type_url: str, names: Iterable[str]) -> DeltaDiscoveryRequest | None:
-        """Ask for more of an on-demand type; None if all of it is asked for already or no stream is open."""
-        known = self._names.get(type_url)
-        if known is None:
-            raise LocalProtocolError(f"{type_url} is not an on-demand type")
-        new = sorted(set(names) - known)
-        known.update(new)
-        return self._change(type_url, new, ())
-
-    def unsubscribe(self, type_url: str, names: Iterable[str]) -> DeltaDiscoveryRequest | None:
-        """Stop asking; None if none of it was asked for or no stream is open."""
-        known = self._names.get(type_url)
-        if known is None:
-            raise LocalProtocolError(f"{type_url} is not an on-demand type")
-        gone = sorted(known.intersection(names))
-        known.difference_update(gone)
-        return self._change(type_url, (), gone)
-
     @property
     def is_synced(self) -> bool:
         """Every type was answered at least once, on this stream or an earlier one: there is something to serve."""
@@ -228,13 +202,6 @@ class Subscriber:
     def versions(self, type_url: str) -> Mapping[str, str]:
         """Name and version of each resource that is held."""
         return self._versions[type_url]
-
-    def _change(self, type_url: str, new: Sequence[str], gone: Sequence[str]) -> DeltaDiscoveryRequest | None:
-        flow = self._flows.get(type_url)
-        if flow is None or not (new or gone):
-            return None
-        flow.step(Step.REQUEST)
-        return DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=new, resource_names_unsubscribe=gone)
 
     def _remember(self, update: Update, faults: Mapping[str, str]) -> None:
         versions = self._versions[update.type_url]

@@ -129,11 +129,6 @@ class Connection:
         self.state = State.HELLO
 
     @property
-    def may_ask(self) -> bool:
-        """Whether the agent may send a request now."""
-        return self.state in (State.SNAPSHOT, State.LIVE)
-
-    @property
     def is_live(self) -> bool:
         """Whether the snapshot is complete and acknowledged."""
         return self.state in (State.LIVE, State.LIVE_ASKED)

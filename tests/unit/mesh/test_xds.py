@@ -58,16 +58,6 @@ def test_first_requests_name_the_node_and_ask_for_everything() -> None:
         assert not request.initial_resource_versions
 
 
-def test_on_demand_type_asks_for_nothing_at_first() -> None:
-    (request,) = Subscriber(NODE, [], [ADDRESS_TYPE]).open()
-    assert list(request.resource_names_subscribe) == ["*"]
-    assert list(request.resource_names_unsubscribe) == ["*"]
-    publisher = Publisher([ADDRESS_TYPE])
-    publisher.receive(request)
-    assert not publisher.subscription(ADDRESS_TYPE).is_wildcard
-    assert publisher.subscription(ADDRESS_TYPE).names == set()
-
-
 def test_applied_update_is_acked_and_its_versions_go_into_the_next_stream() -> None:
     subscriber = opened()
     update = subscriber.receive(response("1", {"a": "v1", "b": "v1"}))
@@ -142,21 +132,6 @@ def test_answer_to_an_update_of_an_earlier_stream_is_our_fault() -> None:
         subscriber.answer(update)
 
 
-def test_on_demand_names_are_asked_for_once() -> None:
-    subscriber = Subscriber(NODE, [], [ADDRESS_TYPE])
-    assert subscriber.subscribe(ADDRESS_TYPE, ["/10.0.0.1"]) is None  # no stream yet: goes with the first request
-    assert list(subscriber.open()[0].resource_names_subscribe) == ["*", "/10.0.0.1"]
-    assert subscriber.subscribe(ADDRESS_TYPE, ["/10.0.0.1"]) is None
-    more = subscriber.subscribe(ADDRESS_TYPE, ["/10.0.0.2"])
-    assert more is not None
-    assert list(more.resource_names_subscribe) == ["/10.0.0.2"]
-    less = subscriber.unsubscribe(ADDRESS_TYPE, ["/10.0.0.1"])
-    assert less is not None
-    assert list(less.resource_names_unsubscribe) == ["/10.0.0.1"]
-    with pytest.raises(LocalProtocolError):
-        subscriber.subscribe(AUTHORIZATION_TYPE, ["x"])
-
-
 # --- the control plane's end
 
 
@@ -166,6 +141,17 @@ def test_first_request_subscribes_and_tells_what_is_held() -> None:
     assert publisher.receive(request) == [Subscribed(ADDRESS_TYPE, (), True, {"a": "v1"})]
     assert publisher.subscription(ADDRESS_TYPE).is_wildcard
     assert publisher.node == NODE
+
+
+def test_who_drops_everything_at_once_wants_nothing_yet() -> None:
+    """How a node begins that asks on demand: an empty list would mean everything."""
+    publisher = Publisher([ADDRESS_TYPE])
+    request = DeltaDiscoveryRequest(
+        node=NODE, type_url=ADDRESS_TYPE, resource_names_subscribe=["*"], resource_names_unsubscribe=["*"]
+    )
+    publisher.receive(request)
+    assert not publisher.subscription(ADDRESS_TYPE).is_wildcard
+    assert publisher.subscription(ADDRESS_TYPE).names == set()
 
 
 def test_ack_and_nack_settle_a_response() -> None:

@@ -45,9 +45,7 @@ def test_a_whole_conversation_reads_the_same_on_both_sides() -> None:
         (Del("uid-1"), []),
     ]
     for request, descriptors in requests:
-        assert agent.may_ask
         assert ztunnel.receive(agent.send(request), descriptors) == request
-        assert not agent.may_ask
         assert agent.receive(ztunnel.send(Ack("why"))) == Ack("why")
     assert agent.is_live
     assert ztunnel.is_live
@@ -111,7 +109,7 @@ def test_too_long_a_pod_is_refused_and_leaves_the_connection_usable() -> None:
     agent, _ = live_pair()
     with pytest.raises(zds.LocalProtocolError, match="1024"):
         agent.send(Add("u" * 1100, "ns", "n", "sa"))
-    assert agent.may_ask
+    assert agent.state is State.LIVE
 
 
 def test_a_long_error_is_cut_to_a_packet_between_characters() -> None:
