@@ -2,8 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+
+def _pin(thread: int, cpus: set[int]) -> None:
+    with suppress(ProcessLookupError):  # one that was joined is listed a little longer
+        os.sched_setaffinity(thread, cpus)
 
 
 @contextmanager
@@ -16,8 +21,9 @@ def one_moment() -> Iterator[None]:
     with ExitStack() as undo:
         for task in Path("/proc/self/task").iterdir():
             thread = int(task.name)
-            undo.callback(os.sched_setaffinity, thread, os.sched_getaffinity(thread))
-            os.sched_setaffinity(thread, cpu)
+            with suppress(ProcessLookupError):
+                undo.callback(_pin, thread, os.sched_getaffinity(thread))
+            _pin(thread, cpu)
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         undo.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
         yield
