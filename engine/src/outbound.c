@@ -118,7 +118,7 @@ static bool identity_is_known(struct cv_conn *conn)
 	if (identity)
 		return true;
 	cv_conn_want_identity(conn->seat, conn->seat->pod->identity);
-	if (!conn->timer.slot || conn->timeout_reason != CV_REASON_IDENTITY_UNAVAILABLE)
+	if (!conn->timer.armed || conn->timeout_reason != CV_REASON_IDENTITY_UNAVAILABLE)
 		cv_conn_deadline(conn, engine->settings.source_wait_ms, CV_REASON_IDENTITY_UNAVAILABLE);
 	conn->timed_out = NULL;
 	cv_conn_wait(conn, decide);

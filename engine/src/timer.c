@@ -1,100 +1,106 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A binary heap of deadlines. Room is reserved in steps, so arming fails only when memory is out. */
+/*
+ * A pairing heap: no timer is due before the one above it. Most timers are cancelled long before they are due, and most
+ * of these have nothing below them, so both ends of such a life cost a few pointers.
+ */
 #include "timer.h"
 
 #include <limits.h>
-#include <stdlib.h>
+#include <stddef.h>
 
-static void place(struct cv_timers *timers, struct cv_timer *timer, uint32_t at)
+/* Of two heaps (or none) one. */
+static struct cv_timer *meld(struct cv_timer *a, struct cv_timer *b)
 {
-	timers->heap[at] = timer;
-	timer->slot = at + 1;
+	struct cv_timer *above = !b || (a && a->due_ms <= b->due_ms) ? a : b;
+	struct cv_timer *below = above == a ? b : a;
+
+	if (!below)
+		return above;
+	below->prev = above;
+	below->next = above->child;
+	if (above->child)
+		above->child->prev = below;
+	above->child = below;
+	return above;
 }
 
-static void sift_up(struct cv_timers *timers, struct cv_timer *timer, uint32_t at)
+static struct cv_timer *take_first(struct cv_timer **list)
 {
-	while (at) {
-		uint32_t parent = (at - 1) / 2;
+	struct cv_timer *first = *list;
 
-		if (timers->heap[parent]->due_ms <= timer->due_ms)
-			break;
-		place(timers, timers->heap[parent], at);
-		at = parent;
+	if (first) {
+		*list = first->next;
+		first->next = NULL;
+		first->prev = NULL;
 	}
-	place(timers, timer, at);
+	return first;
 }
 
-static void sift_down(struct cv_timers *timers, struct cv_timer *timer, uint32_t at)
+/* Of siblings one heap: in pairs first, which is what keeps heaps flat. */
+static struct cv_timer *meld_all(struct cv_timer *siblings)
 {
-	for (;;) {
-		uint32_t child = 2 * at + 1;
+	struct cv_timer *pairs = NULL;
+	struct cv_timer *heap = NULL;
 
-		if (child >= timers->count)
-			break;
-		if (child + 1 < timers->count && timers->heap[child + 1]->due_ms < timers->heap[child]->due_ms)
-			child++;
-		if (timer->due_ms <= timers->heap[child]->due_ms)
-			break;
-		place(timers, timers->heap[child], at);
-		at = child;
+	while (siblings) {
+		struct cv_timer *one = take_first(&siblings);
+		struct cv_timer *pair = meld(one, take_first(&siblings));
+
+		pair->next = pairs;
+		pairs = pair;
 	}
-	place(timers, timer, at);
+	while (pairs)
+		heap = meld(heap, take_first(&pairs));
+	return heap;
 }
 
-void cv_timers_deinit(struct cv_timers *timers)
+static void unlink_sibling(struct cv_timer *timer)
 {
-	free(timers->heap);
-	*timers = (struct cv_timers){0};
+	if (timer->prev->child == timer)
+		timer->prev->child = timer->next;
+	else
+		timer->prev->next = timer->next;
+	if (timer->next)
+		timer->next->prev = timer->prev;
+	timer->next = NULL;
+	timer->prev = NULL;
 }
 
 void cv_timer_cancel(struct cv_timers *timers, struct cv_timer *timer)
 {
-	uint32_t at = timer->slot;
-	struct cv_timer *last;
+	struct cv_timer *below = timer->child;
 
-	if (!at)
+	if (!timer->armed)
 		return;
-	timer->slot = 0;
-	at--;
-	last = timers->heap[--timers->count];
-	if (last == timer)
-		return;
-	if (at && timers->heap[(at - 1) / 2]->due_ms > last->due_ms)
-		sift_up(timers, last, at);
-	else
-		sift_down(timers, last, at);
+	timer->armed = false;
+	timer->child = NULL;
+	if (timer == timers->first) {
+		timers->first = meld_all(below);
+	} else {
+		unlink_sibling(timer);
+		timers->first = meld(timers->first, meld_all(below));
+	}
 }
 
 void cv_timer_arm(struct cv_timers *timers, struct cv_timer *timer, uint64_t due_ms)
 {
 	cv_timer_cancel(timers, timer);
-	if (timers->count == timers->capacity) {
-		uint32_t capacity = timers->capacity ? timers->capacity * 2 : 64;
-		struct cv_timer **heap = realloc(timers->heap, capacity * sizeof(*heap));
-
-		if (!heap) {
-			timer->fire(timer);
-			return;
-		}
-		timers->heap = heap;
-		timers->capacity = capacity;
-	}
+	timer->armed = true;
 	timer->due_ms = due_ms;
-	sift_up(timers, timer, timers->count++);
+	timers->first = meld(timers->first, timer);
 }
 
 int cv_timers_run(struct cv_timers *timers, uint64_t now_ms)
 {
+	struct cv_timer *first;
 	uint64_t wait;
 
-	while (timers->count && timers->heap[0]->due_ms <= now_ms) {
-		struct cv_timer *timer = timers->heap[0];
-
-		cv_timer_cancel(timers, timer);
-		timer->fire(timer);
+	while ((first = timers->first) && first->due_ms <= now_ms) {
+		cv_timer_cancel(timers, first);
+		first->fire(first);
 	}
-	if (!timers->count)
+	if (!first)
 		return -1;
-	wait = timers->heap[0]->due_ms - now_ms;
+	wait = first->due_ms - now_ms;
 	return wait > INT_MAX ? INT_MAX : (int)wait;
 }

@@ -159,7 +159,6 @@ void cv_worker_deinit(struct cv_worker *worker)
 {
 	run_tasks(worker);
 	end_turn(worker);
-	cv_timers_deinit(&worker->timers);
 	cv_bufs_deinit(&worker->bufs);
 	free(worker->cipher);
 	free(worker->plain);
