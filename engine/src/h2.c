@@ -95,10 +95,13 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 		     const uint8_t *value, size_t value_length, uint8_t flags, void *user)
 {
 	struct cv_h2_stream *stream = stream_of(session, frame->hd.stream_id);
+	const struct cv_tunnel *tunnel = user;
+	/* Trailers may come while a request waits to be judged: it stays as it was checked. */
+	bool is_trailer = tunnel->role == CV_ROLE_SERVER && frame->headers.cat != NGHTTP2_HCAT_REQUEST;
 
 	(void)flags;
-	if (stream && stream->head && !stream->answer_seen)
-		cv_head_field(stream->head, name, name_length, value, value_length, head_limit(user));
+	if (stream && stream->head && !stream->answer_seen && !is_trailer)
+		cv_head_field(stream->head, name, name_length, value, value_length, head_limit(tunnel));
 	return 0;
 }
 

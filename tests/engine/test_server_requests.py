@@ -6,9 +6,10 @@ import pytest
 
 from mesh.reasons import Reason
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, ServerNode, server_tables
+from tests.support.engine import Engine
 from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Credential, spiffe
-from tests.support.sockets import listen, new_ip, port_of, read_exactly, read_to_end
+from tests.support.sockets import HBONE, accept, listen, new_ip, port_of, read_exactly, read_to_end
 from tests.support.tables import Tables
 
 
@@ -226,3 +227,20 @@ def test_a_frame_of_one_mebibyte_is_accepted(server: ServerNode, client_credenti
     peer.h2.send_data(stream, payload)
     peer.flush()
     assert read_exactly(app, len(payload)) == payload
+
+
+def test_what_follows_a_request_that_waits_does_not_change_it(
+    server_credential: Credential, client_credential: Credential
+) -> None:
+    ip = new_ip()
+    with Engine() as engine, listen(ip) as asked, listen(ip) as other:
+        assert not engine.put_identity(SERVER_ID, server_credential)
+        assert not engine.add_pod(1, "server", SERVER_ID, hbone=listen(ip, HBONE))
+        with Hyper.dial(ip, tls_context(False, client_credential)) as peer:
+            stream = peer.connect(f"{ip}:{port_of(asked)}")
+            peer.h2.send_headers(stream, [(":authority", f"{ip}:{port_of(other)}")], end_stream=True)
+            peer.ping()
+            engine.publish(server_tables(ip))
+            assert peer.status(stream) == 200
+            with accept(asked) as app:
+                assert app.recv(1) == b""
