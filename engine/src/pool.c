@@ -251,8 +251,14 @@ void cv_pool_gone(struct cv_tunnel *tunnel, bool was_open, enum cv_reason reason
 	conn = first_waiter(pool);
 	/* A dial that failed speaks for all who wait, unless another may still serve them; a tunnel that was full and
 	 * ended does not: dial for those who waited for it. */
-	if (conn && !pool->dialling && !has_open_tunnel(pool) && (!was_open || dial(pool, conn)))
-		fail_waiters(pool, reason, detail);
+	if (conn && !pool->dialling && !has_open_tunnel(pool)) {
+		int error = was_open ? dial(pool, conn) : 0;
+
+		if (error)
+			fail_waiters(pool, cv_dial_reason(error), NULL);
+		else if (!was_open)
+			fail_waiters(pool, reason, detail);
+	}
 	drop_if_empty(pool);
 }
 

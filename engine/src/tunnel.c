@@ -205,6 +205,8 @@ static void on_idle(struct cv_timer *timer)
 {
 	struct cv_tunnel *tunnel = cv_container(timer, struct cv_tunnel, idle);
 
+	if (tunnel->role == CV_ROLE_CLIENT && tunnel->stream_count)
+		return; /* in use again */
 	if (tunnel->role == CV_ROLE_SERVER)
 		(void)nghttp2_submit_goaway(tunnel->h2, NGHTTP2_FLAG_NONE,
 					    nghttp2_session_get_last_proc_stream_id(tunnel->h2), NGHTTP2_NO_ERROR, NULL,
@@ -289,15 +291,21 @@ void cv_tunnel_retry_identity(struct cv_tunnel *tunnel)
 		cv_worker_ready(tunnel->worker, &tunnel->ready);
 }
 
+static void watch_idle(struct cv_tunnel *tunnel)
+{
+	if (tunnel->role == CV_ROLE_CLIENT && !tunnel->stream_count && settings(tunnel)->pool_idle_ms)
+		arm(tunnel, &tunnel->idle, settings(tunnel)->pool_idle_ms);
+}
+
 void cv_tunnel_opened(struct cv_tunnel *tunnel)
 {
 	grow_up(tunnel);
-	tunnel->state = CV_TUNNEL_OPEN;
-	tunnel->heard_ms = tunnel->worker->now_ms;
 	if (cv_h2_open(tunnel)) {
 		cv_tunnel_fail(tunnel, CV_REASON_LIMIT_DESCRIPTORS, "out of memory");
 		return;
 	}
+	tunnel->state = CV_TUNNEL_OPEN;
+	tunnel->heard_ms = tunnel->worker->now_ms;
 	tunnel->counted = true;
 	cv_figure_add(&tunnel->worker->figures.tunnels_opened[tunnel->role], 1);
 	cv_figure_add(&tunnel->worker->figures.tunnels_open, 1);
@@ -308,6 +316,7 @@ void cv_tunnel_opened(struct cv_tunnel *tunnel)
 	cv_proof_begin(tunnel);
 	if (tunnel->pool)
 		cv_pool_opened(tunnel);
+	watch_idle(tunnel);
 	if (tunnel->worker->draining || tunnel->drain_when_open)
 		cv_tunnel_drain(tunnel);
 }
@@ -320,11 +329,8 @@ void cv_tunnel_proved(struct cv_tunnel *tunnel)
 
 void cv_tunnel_stream_over(struct cv_tunnel *tunnel)
 {
-	if (tunnel->role == CV_ROLE_CLIENT) {
-		cv_pool_room(tunnel);
-		if (!tunnel->stream_count && settings(tunnel)->pool_idle_ms)
-			arm(tunnel, &tunnel->idle, settings(tunnel)->pool_idle_ms);
-	}
+	cv_pool_room(tunnel);
+	watch_idle(tunnel);
 	if (tunnel->closing)
 		cv_tunnel_wants_flush(tunnel);
 }

@@ -1,6 +1,8 @@
 """What the engine sends as HBONE client (table 9.2) and what it makes of a peer's answers."""
 
+import contextlib
 import re
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +15,31 @@ import pytest
 
 from mesh.reasons import Reason
 from tests.engine.conftest import SERVER_ID, ClientNode, close_client, make_client
+from tests.support.border import lib
 from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Authority, Credential, spiffe
-from tests.support.sockets import HBONE, is_refused, is_reset, listen, new_ip, read_exactly, read_to_end
+from tests.support.sockets import (
+    HBONE,
+    accept,
+    is_refused,
+    is_reset,
+    listen,
+    new_ip,
+    read_exactly,
+    read_to_end,
+    reset,
+    until,
+)
+
+
+@contextlib.contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class FarEnd:
@@ -258,6 +282,50 @@ def test_an_idle_tunnel_is_closed(make_far: Callable[..., FarEnd]) -> None:
     peer.flush()
     goaway = peer.wait(h2.events.ConnectionTerminated)
     assert goaway.error_code == h2.errors.ErrorCodes.NO_ERROR
+
+
+def test_a_tunnel_that_is_in_use_is_not_idle(make_far: Callable[..., FarEnd]) -> None:
+    far = make_far(pool_idle_ms=100)
+    near, peer, stream = far.answered()
+    near.close()
+    peer.wait(h2.events.StreamEnded, stream=stream)
+    peer.end(stream)
+    peer.ping()
+    near = far.node.connect()
+    stream, _ = peer.accept_request()
+    peer.answer(stream, 200)
+    far.node.engine.wait_closed()  # the first
+    far.node.engine.poll_events(0.2)
+    far.node.connect()
+    peer.accept_request()
+
+
+def test_a_tunnel_for_which_nobody_waited_is_closed_when_idle(make_far: Callable[..., FarEnd]) -> None:
+    far = make_far(pool_idle_ms=100)
+    near = far.node.connect()
+    with accept(far.listener) as plain:
+        reset(near)
+        far.node.engine.wait_closed()
+        with Hyper(far.context.wrap_socket(plain, server_side=True), False) as peer:
+            peer.wait(h2.events.ConnectionTerminated)
+
+
+def test_who_waited_for_room_hears_why_there_is_none(make_far: Callable[..., FarEnd]) -> None:
+    far = make_far(max_streams_per_tunnel=1)
+    near, peer, stream = far.answered()
+    waiting = far.node.connect()
+    accept(far.listener).close()  # the second tunnel, which comes to nothing
+    until(lambda: far.node.engine.stats().handshakes_failed[0] == 1)
+    near.close()
+    peer.wait(h2.events.StreamEnded, stream=stream)
+    peer.h2.end_stream(stream)
+    end = peer.h2.data_to_send()
+    peer.h2.close_connection()
+    with no_more_descriptors():
+        peer.raw(end)
+        assert is_reset(waiting)
+    closed = far.node.engine.wait(lambda event: event.kind == lib.CV_EVENT_CLOSED and not event.opened)
+    assert closed.reason == Reason.LIMIT_DESCRIPTORS
 
 
 def test_no_answer_in_time_is_a_timeout(make_far: Callable[..., FarEnd]) -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -46,6 +47,12 @@ def accept(listener: socket.socket) -> socket.socket:
     made, _ = listener.accept()
     made.settimeout(DEADLINE_S)
     return made
+
+
+def reset(made: socket.socket) -> None:
+    """Close with a reset."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    made.close()
 
 
 def port_of(made: socket.socket) -> int:
