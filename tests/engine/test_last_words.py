@@ -2,17 +2,15 @@
 
 import contextlib
 import socket
-import ssl
-import struct
 from collections.abc import Callable
 
 import pytest
 
 from mesh.reasons import Reason
 from tests.engine.conftest import ServerNode, close_client, make_client
-from tests.support.hyper import Hyper, tls_context
+from tests.support.hyper import LEAVES, Hyper, tls_context
 from tests.support.pki import Credential
-from tests.support.sockets import HBONE, is_reset, listen, new_ip, read_exactly
+from tests.support.sockets import HBONE, is_reset, listen, new_ip, read_exactly, reset
 from tests.support.stillness import one_moment
 
 HEADERS, RST_STREAM, END_STREAM, END_HEADERS = 1, 3, 1, 4
@@ -81,27 +79,7 @@ def test_what_a_server_says_before_it_leaves(
             assert node.engine.wait_closed().reason != Reason.OK
 
 
-def leave_by_tls(peer: Hyper) -> None:
-    peer.socket.setblocking(False)
-    with contextlib.suppress(ssl.SSLError):
-        peer.socket.unwrap()
-
-
-def leave_by_goaway(peer: Hyper) -> None:
-    peer.h2.close_connection()
-    peer.flush()
-    leave_by_tls(peer)
-
-
-def leave_by_reset(peer: Hyper) -> None:
-    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
-
-
-LEAVE = {"TLS": leave_by_tls, "GOAWAY": leave_by_goaway, "FIN": Hyper.close, "RST": leave_by_reset}
-
-
-@pytest.mark.parametrize("leave", LEAVE)
+@pytest.mark.parametrize("leave", LEAVES)
 @pytest.mark.parametrize("act", ["connects", "writes", "ends", "resets"])
 @pytest.mark.parametrize("first", ["application", "peer"])
 def test_an_application_acts_in_the_moment_in_which_its_tunnel_ends(
@@ -123,11 +101,9 @@ def test_an_application_acts_in_the_moment_in_which_its_tunnel_ends(
             "connects": node.connect,
             "writes": lambda: near.send(bytes(100_000), socket.MSG_DONTWAIT),
             "ends": lambda: near.shutdown(socket.SHUT_WR),
-            "resets": lambda: (
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)) or near.close()
-            ),
+            "resets": lambda: reset(near),
         }
-        order = (acts[act], lambda: LEAVE[leave](peer))
+        order = (acts[act], lambda: peer.leave(leave))
         with one_moment():
             for do in order if first == "application" else reversed(order):
                 do()

@@ -16,12 +16,13 @@ from h2.connection import ConnectionState
 from h2.settings import SettingCodes, Settings
 
 from tests.support.pki import Credential
-from tests.support.sockets import DEADLINE_S, HBONE, accept, connect
+from tests.support.sockets import DEADLINE_S, HBONE, accept, connect, reset
 
 Seen = TypeVar("Seen")
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CONNECT = (":method", "CONNECT")
+LEAVES = ("TLS", "GOAWAY", "FIN", "RST")
 
 
 def tls_context(
@@ -116,6 +117,20 @@ class Hyper:
         self.socket.sendall(data)
         with contextlib.suppress(OSError):  # what the other end still says is not waited for
             self.socket.unwrap()
+
+    def leave(self, how: str) -> None:
+        """End the connection in one of the ways of LEAVES, without waiting for the other end."""
+        if how == "GOAWAY":
+            self.h2.close_connection()
+            self.flush()
+        if how in ("GOAWAY", "TLS"):
+            self.socket.setblocking(False)
+            with contextlib.suppress(ssl.SSLError):
+                self.socket.unwrap()
+        elif how == "RST":
+            reset(self.socket)
+        else:
+            self.close()
 
     def request(self, *headers: tuple[str, str], end: bool = False) -> int:
         stream: int = self.h2.get_next_available_stream_id()
