@@ -18,7 +18,7 @@ CLUSTER_PACKAGES := etcd-server containerd runc containernetworking-plugins nfta
 IMAGE_PACKAGES := buildah debootstrap
 TEST_PACKAGES := $(DEMO_PACKAGES) clang clang-format libclang-rt-dev socat linux-libc-dev
 
-C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.c bpf/programs/*.c bpf/include/*.h daemonset/cni/*.[ch] bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
+C_SOURCES := $(wildcard engine/src/*.[ch] engine/include/*.h engine/fuzz/*.[ch] bpf/programs/*.c bpf/include/*.h daemonset/cni/*.[ch] bench/*/*.[ch] tests/*/*.c tests/unit/*/*.c)
 ENGINE_SOURCES := $(wildcard engine/src/*.c engine/src/*.h engine/include/*.h bpf/include/*.h engine/_build.py)
 
 # Where tests/cluster finds the image.
