@@ -157,6 +157,10 @@ void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
+int __wrap_nghttp2_session_server_new2(nghttp2_session **ret, const nghttp2_session_callbacks *callbacks, void *user,
+				       const nghttp2_option *option);
+int __wrap_nghttp2_session_client_new2(nghttp2_session **ret, const nghttp2_session_callbacks *callbacks, void *user,
+				       const nghttp2_option *option);
 
 void world_fail_allocation(long number)
 {
@@ -176,6 +180,44 @@ void *__wrap_malloc(size_t size)
 void *__wrap_calloc(size_t count, size_t size)
 {
 	return is_spent() ? NULL : __real_calloc(count, size);
+}
+
+static void *session_malloc(size_t size, void *unused)
+{
+	(void)unused;
+	return __wrap_malloc(size);
+}
+
+static void *session_calloc(size_t count, size_t size, void *unused)
+{
+	(void)unused;
+	return __wrap_calloc(count, size);
+}
+
+static void *session_realloc(void *from, size_t size, void *unused)
+{
+	(void)unused;
+	return is_spent() ? NULL : realloc(from, size);
+}
+
+static void session_free(void *memory, void *unused)
+{
+	(void)unused;
+	free(memory);
+}
+
+static nghttp2_mem session_memory = {NULL, session_malloc, session_free, session_calloc, session_realloc};
+
+int __wrap_nghttp2_session_server_new2(nghttp2_session **ret, const nghttp2_session_callbacks *callbacks, void *user,
+				       const nghttp2_option *option)
+{
+	return nghttp2_session_server_new3(ret, callbacks, user, option, &session_memory);
+}
+
+int __wrap_nghttp2_session_client_new2(nghttp2_session **ret, const nghttp2_session_callbacks *callbacks, void *user,
+				       const nghttp2_option *option)
+{
+	return nghttp2_session_client_new3(ret, callbacks, user, option, &session_memory);
 }
 
 /* ----------------------------------------------------------------- tables */
