@@ -4,12 +4,13 @@ import ctypes
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lab.launch import CLONE_NEWNET, MNT_DETACH, MS_BIND, MS_REC, mount, unshare
 from lab.paths import NETNS
+from mesh.netns import apart
 
 MS_SHARED = 1 << 20
 
@@ -27,7 +28,7 @@ def create(name: str) -> Path:
     with _directory():
         path.touch(mode=0o444, exist_ok=False)
     try:
-        _on_own_thread(lambda: _bind_fresh_namespace(path))
+        apart(lambda: _bind_fresh_namespace(path))
     except BaseException:
         path.unlink()
         raise
@@ -93,19 +94,3 @@ def _directory() -> Iterator[None]:
 def _bind_fresh_namespace(path: Path) -> None:
     unshare(CLONE_NEWNET)
     mount(f"/proc/self/task/{threading.get_native_id()}/ns/net", str(path), None, MS_BIND)
-
-
-def _on_own_thread(function: Callable[[], None]) -> None:
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:  # handed to the caller's thread below
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="namespace")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]

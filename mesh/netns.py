@@ -1,7 +1,7 @@
 """Network namespaces: entering one for a moment, and the cookie by which the kernel knows it.
 
-A namespace belongs to a thread. `inside` therefore runs its function on a thread of its own that ends afterwards, so
-that no other code ever finds itself in a foreign namespace.
+A namespace belongs to a thread. `inside` therefore runs its function on a thread of its own (`apart`) that ends
+afterwards, so that no other code ever finds itself in a foreign namespace.
 """
 
 import ctypes
@@ -32,18 +32,27 @@ def enter(netns_fd: int) -> None:
 
 def inside(netns: int | str | Path, function: Callable[[], T]) -> T:
     """Call `function` in a namespace, given as descriptor or path, and return what it returns or raises."""
+
+    def run() -> T:
+        fd = netns if isinstance(netns, int) else os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            enter(fd)
+            return function()
+        finally:
+            if fd is not netns:
+                os.close(fd)
+
+    return apart(run)
+
+
+def apart(function: Callable[[], T]) -> T:
+    """Call `function` on a thread of its own, which may change its namespace, and return what it returns or raises."""
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            fd = netns if isinstance(netns, int) else os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                enter(fd)
-                outcome.append(function())
-            finally:
-                if fd is not netns:
-                    os.close(fd)
+            outcome.append(function())
         except BaseException as error:  # handed to the caller's thread below
             failure.append(error)
 

@@ -30,7 +30,11 @@ def family_of(address: str) -> int:
 
 
 def dial(place: Place, address: str, port: int = PORT, family: int | None = None) -> socket.socket:
-    sock = place.socket(family or family_of(address))
+    return connected(place.socket(family or family_of(address)), address, port)
+
+
+def connected(sock: socket.socket, address: str, port: int) -> socket.socket:
+    """The socket once it is connected; closed if it cannot be."""
     try:
         sock.connect((address, port))
     except OSError:
@@ -60,9 +64,4 @@ def as_client(
     """ztunnel's socket towards the application, which shall see `client`."""
     sock = pod.socket(family_of(address))
     plane.put_note(sock, Note(NoteKind.CLIENT, client, client_port, netns=pod.cookie))
-    try:
-        sock.connect((address, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+    return connected(sock, address, port)

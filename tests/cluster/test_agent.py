@@ -20,6 +20,7 @@ from mesh.kube.errors import Invalid, NotFound
 from mesh.kube.resources import NAMESPACES, PODS
 from tests.cluster.alone import ApiAlone
 from tests.cluster.mesh_objects import Objects
+from tests.unit.daemonset.cluster.following import following
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -62,17 +63,10 @@ async def stage(server: ApiAlone) -> AsyncIterator[Stage]:
     node = await objects.node()
     sandboxes = Sandboxes()
     made = Stage(api, objects, node, ClusterSource(api, node, sandboxes), sandboxes)
-
-    async def follow() -> None:
-        async for snapshot in made.source.snapshots():
-            made.snapshots.append(snapshot)
-
-    task = asyncio.get_running_loop().create_task(follow())
     try:
-        yield made
+        async with following(made.source, made.snapshots):
+            yield made
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         sandboxes.close()
 
 

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import datetime
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from mesh.kube.errors import NotFound
 from mesh.kube.resources import SECRETS
 from tests.cluster.alone import ApiAlone
 from tests.cluster.mesh_objects import Objects
+from tests.support.waiting import until
 from tests.unit.controller.ca.hierarchy import files, intermediate, root
 
 pytestmark = pytest.mark.slow
@@ -46,12 +46,6 @@ def keeper(api: Api, namespace: str, *, is_leader: bool = True) -> Keeper:
 def state(one: Keeper) -> Trust:
     assert one.trust is not None
     return one.trust
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def write(api: Api, namespace: str, name: str, contents: dict[str, bytes]) -> None:
@@ -127,12 +121,12 @@ def test_an_issuer_that_is_plugged_in_badly_is_named_and_changes_nothing(api_ser
         async with Background() as tasks:
             tasks.start(one.run(), "keeper")
             await write(api, namespace, "cacerts", {**files(fresh()), "ca-key.pem": b"nonsense"})
-            await until(lambda: "ca-key.pem" in one.faults.get("cacerts", ""))
+            await until(lambda: "ca-key.pem" in one.faults.get("cacerts", ""), 20)
             await asyncio.sleep(1.5)
             assert state(one).issuer.certificate == good.certificate
             better = fresh()
             await write(api, namespace, "cacerts", files(better))
-            await until(lambda: state(one).issuer.certificate == better.certificate)
+            await until(lambda: state(one).issuer.certificate == better.certificate, 20)
             assert not one.faults
             await api.delete(SECRETS, "cacerts", namespace)
             await asyncio.sleep(1.5)
@@ -169,12 +163,12 @@ def test_a_secret_that_somebody_broke_is_left_alone_and_one_that_was_deleted_is_
             tasks.start(other.run(), "follower")
             await asyncio.sleep(0.5)
             await write(api, namespace, "culvert-ca", {"ca-cert.pem": b"mine now"})
-            await until(lambda: all("root-cert.pem" in each.faults.get("culvert-ca", "") for each in (one, other)))
+            await until(lambda: all("root-cert.pem" in each.faults.get("culvert-ca", "") for each in (one, other)), 20)
             assert (await api.get(SECRETS, "culvert-ca", namespace))["data"].keys() == {"ca-cert.pem"}
             assert state(one).issuer.certificate == certificate
 
             await api.delete(SECRETS, "culvert-ca", namespace)
-            await until(lambda: not one.faults and not other.faults)
+            await until(lambda: not one.faults and not other.faults, 20)
             assert vault.decode(await api.get(SECRETS, "culvert-ca", namespace)).issuer.certificate == certificate
 
     asyncio.run(test())
@@ -193,10 +187,10 @@ def test_after_storage_was_restored_roots_of_leaves_that_live_stay_trusted(api_s
             tasks.start(one.run(), "keeper")
             patch = {"metadata": {"annotations": {"culvert.io/rotate-root": "x"}}}
             await api.merge_patch(SECRETS, "culvert-ca", patch, namespace)
-            await until(lambda: state(one).phase == "retiring")
+            await until(lambda: state(one).phase == "retiring", 20)
             new = state(one).issuer.certificate
             await asyncio.to_thread(api_server.restore, backup)
-            await until(lambda: state(one).issuer.certificate == old)
+            await until(lambda: state(one).issuer.certificate == old, 20)
             assert new in state(one).certificates
             async with asyncio.timeout(20):
                 while new not in vault.decode(await api.get(SECRETS, "culvert-ca", namespace)).certificates:

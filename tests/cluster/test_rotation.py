@@ -29,8 +29,9 @@ from tests.engine.conftest import CLIENT_ID, SERVER_ID, client_tables, server_ta
 from tests.support.engine import Engine
 from tests.support.mounted import mount
 from tests.support.sockets import HBONE, listen, new_ip, port_of, read_exactly
+from tests.support.waiting import until
 from tests.unit.controller.ca.hierarchy import files, intermediate, root
-from tests.unit.controller.nodes import Manifests, pod, running, until
+from tests.unit.controller.nodes import Manifests, pod, running
 from ztunnel.identity.svid import now_utc
 
 pytestmark = pytest.mark.slow

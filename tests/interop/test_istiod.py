@@ -23,6 +23,7 @@ from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest
 from tests.support.mounted import mount
 from tests.support.pki import Authority, pem, spiffe
+from tests.support.waiting import until
 from ztunnel.control.ads import AdsClient, NodeIdentity
 from ztunnel.control.link import ControllerLink
 from ztunnel.identity.ca import GrpcCa
@@ -142,12 +143,6 @@ def folder_with(tmp_path: Path, authority: Authority) -> Path:
     (tmp_path / "istio-token").write_text("a.b.c")
     mount(tmp_path / "istio", {"root-cert.pem": authority.pem})
     return tmp_path
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_it_syncs_and_gets_a_certificate_with_token_and_cluster(tmp_path: Path) -> None:

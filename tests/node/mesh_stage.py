@@ -13,7 +13,6 @@ Both servers run apps/server.py; service `web` in `shop` and `server` in `legacy
 import json
 import shlex
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 
 from tests.node import lab_stage
 from tests.support.machine import alone
+from tests.support.waiting import eventually
 
 APPS = Path(__file__).parent / "apps"
 PORTS = (7001, 7002, 7003, 7004, 7005, 7006)
@@ -184,15 +184,6 @@ class Mesh:
 
 def _pairs(line: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in shlex.split(line.rsplit("\t", maxsplit=1)[-1]))
-
-
-def eventually(read: Callable[[], Any], within_s: float = 5.0) -> Any:
-    """The first truthy value of `read`; fails with the last one when time is over."""
-    deadline = time.monotonic() + within_s
-    while not (value := read()):
-        assert time.monotonic() < deadline, f"still {value!r} after {within_s} s"
-        time.sleep(0.05)
-    return value
 
 
 @contextmanager

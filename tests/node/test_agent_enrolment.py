@@ -15,7 +15,7 @@ import pytest
 from bpf.layout import PodFlag
 from bpf.plane import Plane
 from mesh.zds import Add, Del, SnapshotSent
-from tests.bpf.topology import Place
+from tests.bpf.dialling import dial
 from tests.node.agent_stage import AgentStage, ZtunnelStub, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -25,16 +25,6 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]
 def stage(machine: None) -> Iterator[AgentStage]:
     with AgentStage() as made:
         yield made
-
-
-def dial(place: Place, address: str, port: int) -> socket.socket:
-    sock = place.socket()
-    try:
-        sock.connect((address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def peer(connection: socket.socket) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.node import mesh_stage
-from tests.node.mesh_stage import APPS, Mesh, eventually, link
+from tests.node.mesh_stage import APPS, Mesh, link
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.node import mesh_stage
-from tests.node.mesh_stage import APPS, Mesh, eventually, link
+from tests.node.mesh_stage import APPS, Mesh, link
 from tests.node.policies import REFUSED, from_account, outcome, policy
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(300)]  # the lock may be another run's for a while
 

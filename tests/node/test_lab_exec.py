@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.lab_stage import CULVERT, ROOT, culvert, lab, start
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: needs root")]
 
@@ -65,13 +66,6 @@ def group(own, *argv):
             yield process
         finally:
             process.kill()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about within 5 s"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 42, 125, 255])
@@ -244,10 +238,10 @@ def test_killing_the_caller_ends_the_command_and_its_children(own, options):
         stdout=subprocess.PIPE,
     )
     marker = f"sleep\0{seconds}".encode()
-    wait_for(lambda: len(children_of(marker)) == 2)
+    eventually(lambda: len(children_of(marker)) == 2)
     process.kill()
     process.communicate()
-    wait_for(lambda: not children_of(marker))
+    eventually(lambda: not children_of(marker))
 
 
 def test_background_process_outlives_a_command_that_ends_by_itself(own):
@@ -256,7 +250,7 @@ def test_background_process_outlives_a_command_that_ends_by_itself(own):
     time.sleep(0.1)
     assert len(children_of(marker.encode())) == 1
     run(own, "pkill", "-f", marker.replace("\0", " "))
-    wait_for(lambda: not children_of(marker.encode()))
+    eventually(lambda: not children_of(marker.encode()))
 
 
 def test_killing_by_name_inside_does_not_reach_the_caller(own):
@@ -331,7 +325,7 @@ def test_stopping_and_going_on_a_hundred_times_loses_nothing(own):
     with group(own, "cat") as process:
         for index in range(100):
             os.killpg(process.pid, signal.SIGTSTP)
-            wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+            eventually(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
             os.killpg(process.pid, signal.SIGCONT)
             process.stdin.write(b"%d\n" % index)
             assert select.select([process.stdout], [], [], 5)[0], f"nothing came after stop {index}"

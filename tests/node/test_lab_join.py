@@ -22,7 +22,7 @@ import yaml
 from lab.span.secret import new_token
 from tests.node import lab_stage
 from tests.node.lab_stage import left_behind
-from tests.node.mesh_stage import eventually
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.root,

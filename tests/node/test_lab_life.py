@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.lab_stage import culvert, lab, left_behind, name, start, status
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: needs root")]
 
@@ -34,13 +35,6 @@ def pods_of(own):
     return {p["name"]: p for p in status(own)["pods"]}
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about within 15 s"
-        time.sleep(0.05)
-
-
 def test_down_leaves_nothing(tmp_path):
     with lab("none", write(tmp_path, pod("a", "sleep", "1000"), pod("b"))) as own:
         assert left_behind(own)
@@ -54,7 +48,7 @@ def test_supervisor_that_was_killed_takes_its_processes_along_and_down_removes_t
         found = status(own)
         os.kill(found["supervisor"], signal.SIGKILL)
         first = found["pods"][0]["pid"]
-        wait_for(lambda: not Path(f"/proc/{first}/ns/net").exists())
+        eventually(lambda: not Path(f"/proc/{first}/ns/net").exists(), 15)
         done = culvert("lab", "exec", "--lab", own, "default/a", "--", "true")
         assert done.returncode == 1
         assert "culvert lab status" in done.stderr
@@ -81,7 +75,7 @@ def test_interrupted_start_leaves_nothing(tmp_path, number):
     process = start(
         "lab", "up", str(write(tmp_path, unready)), "--lab", own, "--no-mesh", stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: Path(f"/run/culvert/labs/{own}/pods/default_a.json").exists())
+    eventually(lambda: Path(f"/run/culvert/labs/{own}/pods/default_a.json").exists(), 15)
     process.send_signal(number)
     assert "interrupted" in process.communicate(timeout=20)[1]
     assert process.returncode == 130
@@ -95,7 +89,7 @@ def test_down_while_up_is_running_takes_it_down_and_up_says_so(tmp_path, after_s
     unready["spec"]["containers"][0]["readinessProbe"] = {"exec": {"command": ["false"]}}
     own = name("race")
     up = start("lab", "up", str(write(tmp_path, unready)), "--lab", own, "--no-mesh", stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: Path(f"/run/culvert/labs/{own}/supervisor.log").exists())
+    eventually(lambda: Path(f"/run/culvert/labs/{own}/supervisor.log").exists(), 15)
     time.sleep(after_s)
     down = culvert("lab", "down", "--lab", own)
     said = up.communicate(timeout=30)[1]
@@ -112,7 +106,7 @@ def test_down_while_nodes_and_pods_are_being_made_takes_all_of_them_along(tmp_pa
     own = name("made")
     assert culvert("lab", "up", str(write(tmp_path, pod("a"))), "--lab", own, "--no-mesh").returncode == 0
     apply = start("lab", "apply", "--lab", own, "-f", str(write(tmp_path, *nodes, *pods)), stderr=subprocess.PIPE)
-    wait_for(lambda: list(Path("/run/netns").glob(f"cv-{own}-n0")))
+    eventually(lambda: list(Path("/run/netns").glob(f"cv-{own}-n0")), 15)
     time.sleep(after_s)
     down = culvert("lab", "down", "--lab", own)
     said = apply.communicate(timeout=30)[1].decode()
@@ -141,7 +135,7 @@ def test_what_a_reboot_leaves_is_no_hindrance(tmp_path):
         root = Path(f"/run/culvert/labs/{own}")
         for damage in ("", "{"):
             os.kill(status(own)["supervisor"], signal.SIGKILL)
-            wait_for(lambda: "has died" in culvert("lab", "status", "--lab", own).stderr)
+            eventually(lambda: "has died" in culvert("lab", "status", "--lab", own).stderr, 15)
             for path in Path("/run/netns").glob(f"cv-{own}-*"):
                 subprocess.run(["ip", "netns", "delete", path.name], check=True)
             (root / "record.json").write_text(damage)
@@ -180,8 +174,8 @@ def test_log_of_a_program_that_writes_for_ever_stays_bounded(tmp_path):
     with lab("flood", write(tmp_path, pod("a", "yes"), pod("b"))) as own:
         log = Path(f"/run/culvert/labs/{own}/logs/default_a/c.log")
         for _ in range(3):  # how far it gets between two looks is the machine's affair
-            wait_for(lambda: log.stat().st_size > 8 << 20)
-            wait_for(lambda: log.stat().st_size < 8 << 20)
+            eventually(lambda: log.stat().st_size > 8 << 20, 15)
+            eventually(lambda: log.stat().st_size < 8 << 20, 15)
         assert culvert("lab", "exec", "--lab", own, "default/b", "--", "true").returncode == 0
 
 
@@ -248,7 +242,7 @@ def test_program_that_ends_is_started_again_and_one_that_may_end_is_left(tmp_pat
     try:
         done = culvert("lab", "up", str(write(tmp_path, *objects)), "--lab", own, "--no-mesh", "--timeout", "5")
         assert done.returncode == 1  # for the pod that failed
-        wait_for(lambda: pods_of(own)["dies"]["restarts"] >= 2)
+        eventually(lambda: pods_of(own)["dies"]["restarts"] >= 2, 15)
         assert pods_of(own)["done"]["phase"] == "Succeeded"
         assert pods_of(own)["fails"]["phase"] == "Failed"
     finally:
@@ -265,7 +259,7 @@ def test_init_containers_run_first_and_one_after_the_other(tmp_path):
         "a", "sh", "-c", f"echo main >> {trace}; exec sleep 1000", initContainers=[step("first"), step("second")]
     )
     with lab("init", write(tmp_path, item)):
-        wait_for(lambda: trace.read_text().split() == ["first", "second", "main"])
+        eventually(lambda: trace.read_text().split() == ["first", "second", "main"], 15)
 
 
 def test_changed_labels_keep_the_pod_and_a_changed_spec_replaces_it(tmp_path):

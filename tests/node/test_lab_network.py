@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.lab_stage import culvert, lab, status
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: needs root")]
 
@@ -143,9 +144,9 @@ def test_endpoints_follow_readiness(own, tmp_path_factory):
     assert len(late["ports"][0]["endpoints"]) == 2
     ready = next(tmp_path_factory.getbasetemp().glob("manifests*/late-is-ready"))
     ready.unlink()
-    wait_for(lambda: in_pod(own, "client", "curl", "-s", "-m", "2", "http://late/").returncode == 7)
+    eventually(lambda: in_pod(own, "client", "curl", "-s", "-m", "2", "http://late/").returncode == 7, 10)
     ready.touch()
-    wait_for(lambda: in_pod(own, "client", "curl", "-s", "-m", "2", "http://late/").returncode == 0)
+    eventually(lambda: in_pod(own, "client", "curl", "-s", "-m", "2", "http://late/").returncode == 0, 10)
 
 
 def test_pod_sees_only_its_own_processes_and_run_directory(own):
@@ -164,12 +165,3 @@ def test_agent_and_controller_are_told_of_the_pods(own):
     assert shown["status"]["phase"] == "Running"
     assert shown["metadata"]["uid"] == facts["uid"]
     assert "shop" in json.loads(Path(f"/run/culvert/{own}-b/namespaces.json").read_text())
-
-
-def wait_for(condition):
-    import time  # noqa: PLC0415
-
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about within 10 s"
-        time.sleep(0.05)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.node import lab_stage, mesh_stage
-from tests.node.mesh_stage import Mesh, eventually
+from tests.node.mesh_stage import Mesh
 from tests.node.policies import REFUSED
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.node import mesh_stage
-from tests.node.mesh_stage import Mesh, eventually
+from tests.node.mesh_stage import Mesh
 from tests.node.policies import REFUSED, from_account, outcome, policy, strict
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

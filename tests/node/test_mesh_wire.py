@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.node import mesh_stage
-from tests.node.mesh_stage import Mesh, eventually
+from tests.node.mesh_stage import Mesh
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 

@@ -17,6 +17,7 @@ from mesh.aio import Background
 from mesh.wire.agent_pb2 import CaptureAck, CaptureReport
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, DELTA_METHOD, Subscriber, Update
+from tests.support.waiting import until
 
 WAIT_S = 10.0
 
@@ -68,13 +69,6 @@ def config(tmp_path: Path, **mesh: Any) -> Config:
         serve=ServeConfig(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", debug_listen="127.0.0.1:0"),
         authority=AuthorityConfig(),
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Look again at each turn of the loop; for what no event of the test's own tells."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from controller.config import Config, ElectionConfig, ServeConfig, SourceConfig
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import FakeApi, Request
-from tests.unit.controller.nodes import node, pod, policy, running, until
+from tests.unit.controller.nodes import node, pod, policy, running
 
 WEB = "Kubernetes//Pod/shop/web"
 DENY: dict[str, Any] = {"action": "DENY", "rules": [{}]}

@@ -9,8 +9,8 @@ from typing import Any
 from controller.election import LEASE, Election, Times
 from mesh.aio import Background
 from mesh.kube.api import Api
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import Answer, Document, FakeApi, Request, refusal
-from tests.unit.controller.nodes import until
 
 NAMESPACE = "culvert-system"
 TIMES = Times(duration_s=15.0, renew_deadline_s=10.0, retry_s=0.01, request_s=0.5)

@@ -17,9 +17,9 @@ from controller.translate.compile import Inputs
 from mesh.aio import Background
 from mesh.kube.follow import Pace
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from tests.support.waiting import until
 from tests.unit.controller import recorded
 from tests.unit.controller.fake_api import Document, FakeApi
-from tests.unit.controller.nodes import until
 
 PACE = Pace(shortest_backoff_s=0.01, longest_backoff_s=0.05, silence_s=5.0, shortest_watch_s=0.0, page_size=3)
 

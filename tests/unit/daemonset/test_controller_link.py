@@ -9,16 +9,11 @@ from daemonset.controller_link import ControllerLink
 from daemonset.reports import Reports
 from mesh.aio import Background
 from tests.support.pki import Authority
+from tests.support.waiting import until
 from tests.unit.daemonset.controller import NAME, ControllerStub
 from tests.unit.daemonset.fakes import pod
 
 pytestmark = pytest.mark.slow
-
-
-async def wait_for(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def play(controller: ControllerStub, body: Callable[[Reports], Awaitable[None]], name: str = NAME) -> None:
@@ -53,12 +48,12 @@ def test_a_controller_that_comes_back_is_told_everything(tmp_path: Path) -> None
 
     async def body(reports: Reports) -> None:
         reports.put(pod("web"))
-        await wait_for(lambda: "unavailable" in reports.fault)
+        await until(lambda: "unavailable" in reports.fault)
         with controller:
             async with asyncio.timeout(20):
                 await reports.acknowledged()
             assert controller.captured() == {"web"}
-        await wait_for(lambda: not reports.connected)
+        await until(lambda: not reports.connected)
 
     play(controller, body)
 
@@ -68,9 +63,9 @@ def test_renewed_credentials_are_shown_on_a_new_stream(tmp_path: Path, monkeypat
     with ControllerStub(tmp_path) as controller:
 
         async def body(reports: Reports) -> None:
-            await wait_for(lambda: reports.connected)
+            await until(lambda: reports.connected)
             controller.issue()
-            await wait_for(lambda: controller.streams == 2 and reports.connected)
+            await until(lambda: controller.streams == 2 and reports.connected)
 
         play(controller, body)
 
@@ -80,9 +75,9 @@ def test_a_stream_that_ends_well_is_opened_anew_without_alarm(tmp_path: Path, ca
         controller.ends_at = 2
 
         async def body(reports: Reports) -> None:
-            await wait_for(lambda: reports.connected)
+            await until(lambda: reports.connected)
             reports.put(pod("web"))
-            await wait_for(lambda: controller.streams == 2 and reports.connected)
+            await until(lambda: controller.streams == 2 and reports.connected)
             assert controller.captured() == {"web"}
 
         play(controller, body)
@@ -99,7 +94,7 @@ def test_a_controller_that_cannot_be_trusted_hears_nothing(tmp_path: Path, wrong
 
         async def body(reports: Reports) -> None:
             reports.put(pod("web"))
-            await wait_for(lambda: reports.fault != "not connected yet")
+            await until(lambda: reports.fault != "not connected yet")
             assert not reports.connected
             assert controller.reports == []
             if wrong == "missing":

@@ -10,6 +10,7 @@ from daemonset.pods import Refusal, RefusalKind
 from daemonset.reports import ControllerAway, Reports, ReportStream
 from mesh.aio import Background
 from mesh.wire import agent_pb2 as wire
+from tests.support.waiting import until
 from tests.unit.daemonset.fakes import pod, settle
 
 Names = list[tuple[int, list[str]]]
@@ -73,11 +74,6 @@ def play(body: Callable[[FakeController, Reports], Awaitable[None]], *, run_at_o
             await body(controller, reports)
 
     asyncio.run(run())
-
-
-async def wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.002)
 
 
 def test_the_whole_set_goes_out_first_and_after_each_change() -> None:
@@ -150,7 +146,7 @@ def test_a_new_stream_begins_with_the_whole_set_and_counts_anew() -> None:
         reports.remove("uid-a")
         reports.put(pod("b"))
         waiting = reports.acknowledged()
-        await wait_for(lambda: len(controller.streams) == 2)
+        await until(lambda: len(controller.streams) == 2)
         await settle()
         assert controller.streams[1].heard == [(1, ["b"])]
         assert not waiting.done()
@@ -164,10 +160,10 @@ def test_a_controller_that_is_away_is_named_and_found_again() -> None:
     async def body(controller: FakeController, reports: Reports) -> None:
         controller.away = "credential roots.pem: No such file or directory"
         controller.streams[0].end()
-        await wait_for(lambda: reports.fault == controller.away)
+        await until(lambda: reports.fault == controller.away)
         reports.put(pod("a"))
         controller.away = ""
-        await wait_for(lambda: len(controller.streams) == 2)
+        await until(lambda: len(controller.streams) == 2)
         await settle()
         assert controller.streams[1].heard == [(1, ["a"])]
 
@@ -177,7 +173,7 @@ def test_a_controller_that_is_away_is_named_and_found_again() -> None:
 def test_an_answer_to_nothing_ends_the_stream() -> None:
     async def body(controller: FakeController, reports: Reports) -> None:
         await controller.streams[0].acknowledge(7)
-        await wait_for(lambda: len(controller.streams) == 2)
+        await until(lambda: len(controller.streams) == 2)
         assert "7" in reports.fault
 
     play(body)
@@ -193,7 +189,7 @@ def test_renewed_credentials_make_a_new_stream(monkeypatch: pytest.MonkeyPatch) 
             await settle()
             await controller.streams[0].acknowledge(1)
             controller.streams[0].stale = True
-            await wait_for(lambda: len(controller.streams) == 2)
+            await until(lambda: len(controller.streams) == 2)
 
     play(body, run_at_once=False)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from controller.index.objects import Kind
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import FakeApi, definition, refusal
-from tests.unit.controller.nodes import pod, policy, until
+from tests.unit.controller.nodes import pod, policy
 from tests.unit.controller.worlds import feeding, make_fake
 
 DENY = {"action": "DENY", "rules": [{}]}

@@ -11,9 +11,10 @@ import yaml
 
 from controller.index.objects import Action, Change, Kind
 from controller.sources.documents import read_manifest
+from tests.support.waiting import until
 from tests.unit.controller import recorded
 from tests.unit.controller.fake_api import Answer, Request, refusal
-from tests.unit.controller.nodes import pod, policy, until
+from tests.unit.controller.nodes import pod, policy
 from tests.unit.controller.worlds import feeding, make_fake, snapshot
 
 DENY = {"action": "DENY", "rules": [{}]}

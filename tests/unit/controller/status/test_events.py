@@ -6,8 +6,8 @@ from pathlib import Path
 
 from controller.status.events import Events, Refused, event
 from mesh.aio import Background
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import FakeApi, refusal
-from tests.unit.controller.nodes import until
 
 REFUSED = Refused("shop", "web", "uid-web", "port-in-use", "the pod listens on 15008")
 

@@ -15,8 +15,9 @@ from controller.status.writer import StatusWriter
 from mesh.aio import Background
 from mesh.kube.backoff import Backoff
 from mesh.kube.follow import Pace
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import Document, FakeApi, Request, refusal
-from tests.unit.controller.nodes import policy, until
+from tests.unit.controller.nodes import policy
 
 PACE = Pace(shortest_backoff_s=0.01, longest_backoff_s=0.05, silence_s=5.0, shortest_watch_s=0.0)
 DENY = {"action": "DENY", "rules": [{}]}

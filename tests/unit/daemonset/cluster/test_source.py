@@ -17,6 +17,7 @@ from daemonset.pods import Snapshot
 from mesh.kube.errors import ApiFault, NotFound
 from mesh.kube.follow import Pace
 from tests.unit.controller.fake_api import FakeApi, refusal
+from tests.unit.daemonset.cluster.following import following
 from tests.unit.daemonset.cluster.objects import UID, namespace, pod
 
 PACE = Pace(shortest_backoff_s=0.01, longest_backoff_s=0.05, shortest_watch_s=0.0)
@@ -50,17 +51,8 @@ async def stage(tmp_path: Path, *documents: dict[str, Any]) -> AsyncIterator[Sta
     try:
         async with fake.serving(tmp_path) as api:
             made = Stage(fake, ClusterSource(api, "n1", sandboxes, PACE), sandboxes)
-
-            async def follow() -> None:
-                async for snapshot in made.source.snapshots():
-                    made.snapshots.append(snapshot)
-
-            task = asyncio.get_running_loop().create_task(follow())
-            try:
+            async with following(made.source, made.snapshots):
                 yield made
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
     finally:
         sandboxes.close()
 

@@ -13,8 +13,9 @@ from mesh.kube import errors
 from mesh.kube.api import MAX_REQUESTS, Api, Selection
 from mesh.kube.resources import CONFIG_MAPS, EVENTS, NAMESPACES, PODS, Resource
 from mesh.kube.transport import Misconfigured
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import Answer, FakeApi, refusal
-from tests.unit.controller.nodes import pod, until
+from tests.unit.controller.nodes import pod
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -14,8 +14,9 @@ from mesh.kube.api import Selection
 from mesh.kube.errors import NotFound
 from mesh.kube.follow import Follow, Pace, is_before
 from mesh.kube.resources import AUTHORIZATION_POLICIES, PODS
+from tests.support.waiting import until
 from tests.unit.controller.fake_api import Answer, Document, FakeApi, Request, refusal
-from tests.unit.controller.nodes import pod, until
+from tests.unit.controller.nodes import pod
 
 PACE = Pace(shortest_backoff_s=0.01, longest_backoff_s=0.05, silence_s=5.0, shortest_watch_s=0.0, page_size=2)
 
