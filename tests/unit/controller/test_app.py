@@ -43,14 +43,6 @@ pytestmark = pytest.mark.slow
 DENY_ALL = {"action": "DENY", "rules": [{}]}
 
 
-@pytest.fixture
-def manifests(tmp_path: Path) -> Manifests:
-    (tmp_path / "manifests").mkdir()
-    written = Manifests(tmp_path / "manifests")
-    written.write("web", pod("web", "10.0.0.1"))
-    return written
-
-
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 

@@ -19,14 +19,6 @@ CLIENT = "Kubernetes//Pod/shop/client"
 WAIT_S = 3.0
 
 
-@pytest.fixture
-def manifests(tmp_path: Path) -> Manifests:
-    (tmp_path / "manifests").mkdir()
-    written = Manifests(tmp_path / "manifests")
-    written.write("web", pod("web", "10.0.0.1"))
-    return written
-
-
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
