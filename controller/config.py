@@ -100,7 +100,7 @@ class AuthorityConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`controller serve`."""
+    """Culvert's controller: tells nodes what is in the mesh, and signs the certificates of its workloads."""
 
     state: Path = setting(meaning="directory of what the controller keeps: root, status, captures")
     drain_s: float = setting(2.0, "how long calls may end after SIGTERM, seconds")

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-# HTTP/2 keepalive of reference 3.1: a controller that vanished without a word is noticed within 40 s.
+# HTTP/2 keepalive: a controller that vanished without a word is noticed within 40 s.
 _KEEPALIVE = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -257,9 +257,11 @@ def _build(tree: type[T], values: Mapping[str, Any]) -> T:
 
 def _help(program: str, tree: type[Any], leaves: typing.Iterable[_Leaf]) -> str:
     lines = [f"usage: {program} [--config FILE] [--SETTING VALUE ...]", "", (tree.__doc__ or "").strip(), ""]
+    example = ""
     for leaf in leaves:
         metadata = leaf.field.metadata
+        example = f"{leaf.flag} is {leaf.variable}"
         default = "required" if metadata["required"] else f"default {leaf.field.default}"
         lines.append(f"  {leaf.flag:<28} {metadata['meaning']} ({default})")
-    lines.append("\nEach setting is also an environment variable: --notes-map is CULVERT_NOTES_MAP.")
+    lines.append(f"\nEach setting is also an environment variable: {example}.")
     return "\n".join(lines)

@@ -76,7 +76,7 @@ class Ports:
     """Where this process is asked about itself, in the node's own netns."""
 
     admin_host: str = setting("127.0.0.1", "admin address; anybody who reaches it can change the log level")
-    admin_port: int = setting(15000, "admin: /config_dump, /logging, /explain")
+    admin_port: int = setting(15000, "admin: /config_dump, /logging, /explain, /flows")
     metrics_port: int = setting(15020, "Prometheus metrics")
     ready_port: int = setting(15021, "readiness: /healthz/ready")
     ready_file: Path | None = setting(None, "file that is there, and fresh, while this process is ready or stands by")

@@ -1,4 +1,4 @@
-"""`/config_dump` in the form that `istioctl ztunnel-config` reads (reference 5.3), keys and all.
+"""`/config_dump` in the form that `istioctl ztunnel-config` reads, keys and all.
 
 Keys are those of Istio's ztunnel where it has them; ours stand beside them. No private key is ever part of it.
 """

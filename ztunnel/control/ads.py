@@ -1,4 +1,4 @@
-"""Delta xDS from the controller: one stream, connected again whenever it ends (reference 3.1, 3.2, 9.3).
+"""Delta xDS from the controller: one stream, connected again whenever it ends.
 
 What was learned stays in force while the controller is away. The protocol itself is `mesh.xds.Subscriber`; here is the
 transport, the backoff and the node's name.

@@ -1,4 +1,4 @@
-"""The CA as seen from a node: `istio.v1.auth.IstioCertificateService` over the controller's channel (reference 3.3)."""
+"""The CA as seen from a node: `istio.v1.auth.IstioCertificateService` over the controller's channel."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""The connection to the node agent: it hands over pods, we serve them and acknowledge (ZDS, reference 2.4).
+"""The connection to the node agent: it hands over pods, we serve them and acknowledge (ZDS).
 
 The agent may go away at any time; pods are kept and served meanwhile, and the next connection begins with a snapshot
 that corrects the table. A pod that cannot be added is acknowledged with the error, which the agent shows and retries.

@@ -1,4 +1,4 @@
-"""The label set that Istio's dashboards use for TCP, made from what a connection is known by (reference 5.1).
+"""The label set that Istio's dashboards use for TCP, made from what a connection is known by.
 
 A missing value is the word `unknown`, as those dashboards expect it.
 """

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,3 +112,7 @@ def test_help_names_every_setting() -> None:
         load("--help")
     assert "--secret-word" in str(caught.value)
     assert "required" in str(caught.value)
+    variable = re.search(r"(--[a-z-]+) is (CULVERT_[A-Z_]+)\.$", str(caught.value))
+    assert variable is not None
+    assert f"  {variable[1]} " in str(caught.value)
+    assert variable[2] == "CULVERT" + variable[1][1:].replace("-", "_").upper()
