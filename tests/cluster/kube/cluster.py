@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,10 @@ class Cluster:
         api.start(str(place.CONTROL_PLANE4), dual_stack=True)
         self._announce_api()
         self._start_managers(daemons, credentials)
-        for node_place in self.place.nodes:
-            self._say(f"node {node_place.name}")
-            node = Node(daemons, node_place)
-            node.prepare()
-            node.start_containerd([*own_images, *image_files])
-            node.start_kubelet()
-            node.start_proxy()
-            self.nodes.append(node)
+        self._say("nodes, and their images")
+        self.nodes = [Node(daemons, node_place) for node_place in self.place.nodes]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: node.start([*own_images, *image_files]), self.nodes))
         self.apply(dns.manifests())
         wait_until("the nodes' readiness", self.nodes_are_ready, 90, daemons)
         self._say("cluster DNS")
@@ -98,9 +95,7 @@ class Cluster:
         """The same node starts again, with what it has on disk."""
         node = self.nodes[number]
         network.join(self.place, node.place)
-        node.start_containerd(())
-        node.start_kubelet()
-        node.start_proxy()
+        node.start(())
 
     # --- asking
 

@@ -3,7 +3,8 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import namespaces
@@ -22,19 +23,28 @@ class Node:
         self._daemons = daemons
         self.place = node
 
+    def start(self, images: Sequence[Path]) -> None:
+        """Start everything, with images from files; returns when these are there."""
+        self.prepare()
+        self.start_containerd(images)
+        self.start_kubelet()
+        self.start_proxy()
+
     def prepare(self) -> None:
-        """Write everything that its daemons read."""
+        """Write everything that its daemons read; the network configuration stays as others have changed it."""
         node = self.place
         for folder in (node.state, node.cni_config, node.cni_plugins):
             folder.mkdir(parents=True, exist_ok=True)
         for plugin in PLUGINS:
             shutil.copy(binaries.CNI_PLUGINS / plugin, node.cni_plugins / plugin)
         (node.state / "containerd.toml").write_text(_containerd_config(node))
-        (node.cni_config / "10-pods.conflist").write_text(json.dumps(_cni_config(node), indent=1))
+        network = node.cni_config / "10-pods.conflist"
+        if not network.exists():
+            network.write_text(json.dumps(_cni_config(node), indent=1))
         (node.state / "kubelet.json").write_text(json.dumps(_kubelet_config(node), indent=1))
         cgroups.make(node.cgroup)
 
-    def start_containerd(self, images: Iterable[Path]) -> None:
+    def start_containerd(self, images: Sequence[Path]) -> None:
         """Start containerd and give it images from files."""
         node = self.place
         self._daemons.start(
@@ -104,8 +114,23 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     bin_dir = "{node.cni_plugins}"
     conf_dir = "{node.cni_config}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
+    snapshotter = "{_snapshotter(node.state)}"
 """
+
+
+def _snapshotter(folder: Path) -> str:
+    """Containers share what they have of an image where the file system can do that; elsewhere each has a copy."""
+    with tempfile.TemporaryDirectory(prefix=".overlay-", dir=folder) as name:
+        lower, upper, work, merged = paths = [Path(name) / part for part in ("lower", "upper", "work", "merged")]
+        for path in paths:
+            path.mkdir()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        command = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
+        mounted = subprocess.run(command, check=False, capture_output=True)
+        if mounted.returncode:
+            return "native"
+        subprocess.run(["umount", str(merged)], check=True)
+        return "overlayfs"
 
 
 def _cni_config(node: NodePlace) -> dict[str, object]:

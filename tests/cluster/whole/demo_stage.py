@@ -24,7 +24,7 @@ class ClusterStage(Stage):
 
     # Kubelet looks once a second what has ended, and has other work before it starts it again.
     restart_s = 12.0
-    recovery_s = 2.0
+    recovery_s = 3.0
 
     def __init__(self, whole: Whole, folder: Path) -> None:
         super().__init__("whole")

@@ -81,9 +81,13 @@ class Whole:
         """Wait until a Deployment or DaemonSet is what it should be."""
         self.cluster.kubectl("rollout", "status", "-n", namespace, name, f"--timeout={READY_S:.0f}s")
 
+    def node_pods(self) -> list[dict[str, Any]]:
+        """The agents and ztunnels, those on their way out as well."""
+        return list(self.cluster.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=culvert-node")["items"])
+
     def node_pod(self, node: NodePlace) -> dict[str, Any]:
         """The agent and the ztunnel of a node; raises LookupError."""
-        for pod in self.cluster.get("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=culvert-node")["items"]:
+        for pod in self.node_pods():
             if pod["spec"]["nodeName"] == node.name and "deletionTimestamp" not in pod["metadata"]:
                 return dict(pod)
         raise LookupError(f"no pod of ours on {node.name}")

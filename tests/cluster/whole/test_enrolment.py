@@ -45,7 +45,7 @@ def test_pods_do_not_start_without_an_agent_and_start_once_it_is_back(mesh: Whol
     nowhere = {"spec": {"template": {"spec": {"nodeSelector": {"culvert.test/none": "true"}}}}}
     patch = ["patch", "daemonset", "-n", SYSTEM, "culvert-node", "-p"]
     mesh.cluster.kubectl(*patch, json.dumps(nowhere))
-    mesh.until("the agents' end", lambda: not node_pods(mesh))
+    mesh.until("the agents' end", lambda: not mesh.node_pods())
     mesh.cluster.apply([pod("late", node, container("python", SLEEP)), job(node)])
     complaint = "Culvert's node agent does not answer"
     mesh.until("the reason why it does not start", lambda: complaint in mesh.warnings("late"))
@@ -67,10 +67,3 @@ def job(node: str) -> dict[str, object]:
     metadata = {"name": "fetch", "namespace": SHOP}
     spec = {"backoffLimit": 0, "template": {"spec": spec}}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
-
-
-def node_pods(mesh: Whole) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = mesh.cluster.get(
-        "pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=culvert-node"
-    )["items"]
-    return found

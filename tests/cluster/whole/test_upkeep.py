@@ -18,9 +18,12 @@ UPDATES = 20
 
 
 def test_replacing_every_node_component_fails_no_request(mesh: Whole) -> None:
+    before = {one["metadata"]["uid"] for one in mesh.node_pods()}
     with steady(mesh) as traffic:
         mesh.cluster.kubectl("rollout", "restart", "-n", SYSTEM, "daemonset/culvert-node")
         mesh.rolled_out("daemonset/culvert-node")
+        mesh.until("the end of the old ones", lambda: not before & {one["metadata"]["uid"] for one in mesh.node_pods()})
+        assert len(mesh.node_pods()) == len(mesh.place.nodes)
         traffic.stop()
     assert traffic.bad == []
     assert traffic.good > 200
