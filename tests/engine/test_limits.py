@@ -183,6 +183,19 @@ def test_a_mesh_port_is_never_dialled_from_15006() -> None:
         assert engine.wait_closed().reason == Reason.SELF_CALL
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("port", [15001, 15006, 15008])
+def test_a_mesh_port_is_never_dialled_from_15001(is_known: bool, port: int) -> None:
+    """It would reach ourselves, again and again. Refused at once: also before anybody has said whose pod it is."""
+    ip = new_ip()
+    with Engine(source_wait_ms=60000) as engine:
+        if is_known:
+            engine.publish(server_tables(ip))
+        assert not engine.add_pod(1, "server", SERVER_ID, outbound=listen(ip, port))
+        assert is_refused(lambda: connect((ip, port)))
+        assert engine.wait_closed().reason == Reason.SELF_CALL
+
+
 def test_ipv6_end_to_end(server_credential: Credential, client_credential: Credential) -> None:
     with Engine() as far, Engine() as near:
         app = listen("::1")
