@@ -1,7 +1,8 @@
 """Small moves that several tests make with sockets."""
 
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bpf.plane import Counter, Note, NoteKind, Plane
@@ -65,3 +66,19 @@ def as_client(
     sock = pod.socket(family_of(address))
     plane.put_note(sock, Note(NoteKind.CLIENT, client, client_port, netns=pod.cookie))
     return connected(sock, address, port)
+
+
+def run_in_child(place: Place, function: Callable[[], None]) -> None:
+    """Call in a forked process that has entered a namespace; raises when it failed."""
+
+    def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                function()
+            except BaseException:  # the parent is told by the status
+                os._exit(1)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert place.run(fork) == 0

@@ -4,17 +4,16 @@ Topology: topology.py; pod a is enrolled and has a ztunnel, pod b is enrolled or
 network namespace in which a socket was made, whoever holds it and wherever that process is.
 """
 
-import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from bpf.plane import Counter, Note, NoteKind, Plane
 from tests.bpf.conftest import Ztunnel, enrol
-from tests.bpf.dialling import PORT, accepted, count, dial, family_of, is_quiet
+from tests.bpf.dialling import PORT, accepted, count, dial, family_of, is_quiet, run_in_child
 from tests.bpf.topology import Place, Topology, sh
 
 OUT = ["10.77.9.1", "fd77:9::1"]
@@ -31,22 +30,6 @@ def handed_over(sock: socket.socket) -> socket.socket:
     got.settimeout(5)
     sock.close()
     return got
-
-
-def run_in_child(place: Place, function: Callable[[], None]) -> None:
-    """Call in a forked process that has entered a namespace; raises when it failed."""
-
-    def fork() -> int:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                function()
-            except BaseException:  # the parent is told by the status
-                os._exit(1)
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    assert place.run(fork) == 0
 
 
 def captured_from(plane: Plane, listener: socket.socket, address: str) -> None:
