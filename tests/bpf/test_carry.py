@@ -9,7 +9,7 @@ import pytest
 
 from bpf import kernel
 from bpf.layout import CNote, CTuple
-from bpf.plane import Counter, Note, NoteKind, Plane, PodFlag
+from bpf.plane import Counter, Direction, Note, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import Ztunnel
 from tests.bpf.dialling import PORT, accepted, as_client, count, dial
 from tests.bpf.topology import Place, Topology
@@ -205,6 +205,33 @@ def test_client_note_reaches_the_application_and_leaves_no_key(net: Topology, pl
         assert (note.kind, note.port) == (NoteKind.SERVED, 999)
     with pytest.raises(ConnectionRefusedError):
         as_client(plane, net.a, "10.77.1.1", net.out.address4, 999)
+    assert plane.in_flight() == 0
+
+
+def test_direction_is_of_ztunnels_socket_alone(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
+    """The application's end of the same connection names its client, and is in no figure: it would count twice."""
+    counted = Note(NoteKind.CLIENT, net.out.address4, 999, net.a.cookie, Direction.INBOUND, source=11, destination=22)
+    with net.a.listen("10.77.1.1", PORT) as server, net.a.socket() as sock:
+        plane.put_note(sock, counted)
+        sock.connect(("10.77.1.1", PORT))
+        with accepted(server) as peer:
+            note = plane.note(peer)
+            assert note is not None
+            assert (note.kind, note.direction) == (NoteKind.SERVED, Direction.NONE)
+            assert (note.source, note.destination) == (11, 22)
+
+
+def test_note_does_not_reach_a_namespace_that_is_not_enrolled(net: Topology, plane: Plane, pod: Place) -> None:
+    """Whatever a socket's note names as the acceptor's: applications outside of the mesh are told the truth."""
+    with net.out.listen("10.77.9.1", PORT) as server, pod.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        plane.put_note(sock, Note(NoteKind.CLIENT, net.b.address4, 999, netns=net.out.cookie))
+        sock.connect(("10.77.9.1", PORT))
+        with accepted(server) as peer:
+            assert plane.in_flight() == 1
+            assert plane.note(peer) is None
+            assert peer.getpeername()[0] == pod.ip4
+            sock.close()
     assert plane.in_flight() == 0
 
 
