@@ -114,7 +114,10 @@ def test_next_ztunnel_takes_over_in_one_step(net: Topology, plane: Plane, ztunne
             assert is_quiet(ztunnel.inbound)
 
 
-def test_listener_of_the_wrong_family_is_a_refusal(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
+def test_listener_of_the_wrong_family_is_a_refusal(
+    net: Topology, plane: Plane, app: socket.socket, ztunnel: Ztunnel
+) -> None:
+    """Not even with an application on the port, which would answer if the lookup passed."""
     bad = count(plane, Counter.INBOUND_BAD_LISTENER)
     with ztunnel.own() as only4:
         only4.bind(("127.0.0.1", 15106))
@@ -122,6 +125,7 @@ def test_listener_of_the_wrong_family_is_a_refusal(net: Topology, plane: Plane, 
         plane.put_listener(net.a.cookie, 15006, only4)
         with pytest.raises(ConnectionRefusedError):
             dial(net.out, "fd77:1::1")
+    assert is_quiet(app)
     assert count(plane, Counter.INBOUND_BAD_LISTENER) > bad
 
 

@@ -110,6 +110,15 @@ def test_fallback(plane: Plane, announced: None, program: int, port: int, verdic
         plane.set_fallback(NETNS, False)
 
 
+def test_fallback_is_what_the_entry_says_not_that_there_is_one(plane: Plane, announced: None, program: int) -> None:
+    fd, key = plane.map_fd("fallback"), struct.pack("=Q", NETNS)
+    kernel.map_update(fd, key, struct.pack("=I", 0))
+    try:
+        assert kernel.test_run(program, context(V4, 7000)) == DROP
+    finally:
+        kernel.map_delete(fd, key)
+
+
 @pytest.mark.parametrize(
     ("port", "verdict", "counter"),
     [(7000, PASS, Counter.INBOUND_DRAINING), (15008, DROP, Counter.INBOUND_REFUSED)],
