@@ -60,6 +60,8 @@ ROWS = [
     pytest.param(ip6(fragment(60, 8) + options(6) + SYN6, A6, O6, 44), UNREADABLE, id="headers in a later fragment"),
     pytest.param(ip6(fragment(17, 8) + SYN6, A6, O6, 44), None, id="udp fragment v6"),
     pytest.param(ip6(SYN6, A6, O6, 58), None, id="icmp v6"),
+    pytest.param(ip6(SYN6[:13], A6, O6), UNREADABLE, id="cut short v6"),
+    pytest.param(ip6(b"", A6, O6, 60), UNREADABLE, id="cut short before a header"),
 ]
 
 
