@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bpf.plane import Plane
+from bpf.plane import Note, NoteKind, Plane
 from mesh.reasons import Reason
 from tests.bpf.conftest import (  # noqa: F401
     Ztunnel,
@@ -18,6 +18,7 @@ from tests.bpf.conftest import (  # noqa: F401
     plane,
     session_plane,
 )
+from tests.bpf.dialling import is_quiet
 from tests.bpf.topology import Topology
 from tests.engine.conftest import CLIENT_ID, SERVER_ID
 from tests.support.engine import Engine
@@ -95,3 +96,20 @@ def test_a_dial_of_15001_that_nobody_captured_is_refused(
         except ConnectionError:
             pass
     assert engine.wait_closed().reason == Reason.NO_NOTE
+
+
+def test_a_connection_of_ztunnels_own_to_15001_is_not_taken_for_a_captured_one(
+    engine: Engine,
+    plane: Plane,  # noqa: F811
+    net: Topology,  # noqa: F811
+) -> None:
+    """It brings a note, of another kind: an address in it is that of a client, and nowhere to go."""
+    with net.b.listen(str(net.b.address4), 8080) as application, net.a.socket() as made:
+        plane.put_note(made, Note(NoteKind.CLIENT, net.b.address4, 8080, netns=net.a.cookie))
+        try:
+            made.connect(("127.0.0.1", 15001))
+            assert is_reset(made)
+        except ConnectionError:
+            pass
+        assert engine.wait_closed().reason == Reason.NO_NOTE
+        assert is_quiet(application)
