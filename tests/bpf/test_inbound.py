@@ -10,9 +10,9 @@ import pytest
 
 from bpf import kernel
 from bpf.layout import CExpected, CExpectedKey
-from bpf.plane import Counter, NoteKind, Plane, PodFlag
+from bpf.plane import Counter, Note, NoteKind, Plane, PodFlag
 from tests.bpf.conftest import BOTH, Ztunnel, enrol
-from tests.bpf.dialling import PORT, accepted, as_client, count, dial, is_quiet
+from tests.bpf.dialling import PORT, accepted, as_client, count, dial, family_of, is_quiet
 from tests.bpf.topology import Place, Topology
 
 ADDRESSES = ["10.77.1.1", "fd77:1::1"]
@@ -262,6 +262,19 @@ def test_pod_to_pod_on_one_node_goes_through_both_ztunnels(net: Topology, plane:
                 pass
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_neighbour_in_clear_is_a_stranger(
+    net: Topology, plane: Plane, app: socket.socket, ztunnel: Ztunnel, address: str
+) -> None:
+    """Both addresses are pods' of this node: only one and the same pod is by itself."""
+    enrol(plane, net.b, BOTH)
+    with net.b.socket(family_of(address)) as sock:
+        plane.put_note(sock, Note(NoteKind.OWN))
+        sock.connect((address, PORT))
+        accepted(ztunnel.inbound).close()
+    assert is_quiet(app)
 
 
 def test_udp_to_an_enrolled_pod_is_left_alone(net: Topology, plane: Plane, ztunnel: Ztunnel) -> None:
