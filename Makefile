@@ -34,16 +34,9 @@ help:
 demo: root packages-demo .venv/.installed
 	@$(PYTHON) -m cli demo
 
-# `make` by its name: a line with the variable would run even under `make -n`.
-## make test          set up and run every test that needs no cluster (root)
+## make test          set up and run every test (root); those on a Kubernetes where Go 1.26 is installed
 test: root setup-test
-	@mkdir -p build; make --no-print-directory -C engine sanitize fuzz SECONDS=5 >build/sanitize.log 2>&1 & sanitize=$$!; \
-	trap 'kill $$sanitize 2>/dev/null' EXIT; \
-	status=0; for tier in "tests/unit tests/engine tests/interop" tests/bpf tests/node; do \
-		echo "== $$tier"; $(PYTHON) -m pytest $$tier || status=1; \
-	done; \
-	wait $$sanitize || status=1; echo "== sanitizers and fuzzers, which ran beside"; cat build/sanitize.log; \
-	exit $$status
+	@tests/all
 
 ## make check         format, lint, types, import contracts, unit tests; no root
 check: lint types imports unit

@@ -36,6 +36,12 @@ def build() -> None:
 
 
 @main.command()
+def lacks() -> None:
+    """Say in one line what keeps this machine from having a cluster; `make kube image` installs all else."""
+    click.echo("; ".join(binaries.lacks()), nl=False)
+
+
+@main.command()
 @click.argument("images", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.pass_obj
 def up(cluster: Cluster, images: tuple[Path, ...]) -> None:

@@ -83,6 +83,19 @@ def check_built(*wanted: str) -> None:
         raise Missing([f"{', '.join(missing)} not built yet: run `make kube`"])
 
 
+def lacks() -> list[str]:
+    """What is missing that neither `make kube` nor `make image` can install or build, one sentence each."""
+    if os.geteuid() != 0:
+        return ["a cluster needs root, for namespaces and cgroups"]
+    if all(folder(module).is_dir() for module in modules()):
+        return []
+    try:
+        go()
+    except Missing as missing:
+        return missing.lines
+    return []
+
+
 def build(module: str, say: Callable[[str], None]) -> Path:
     """Build a module unless that was done before; raises Missing or subprocess.CalledProcessError."""
     target = folder(module)
