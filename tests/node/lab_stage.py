@@ -20,8 +20,8 @@ def culvert(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[Any
 
 
 def start(*arguments: str, **options: Any) -> "subprocess.Popen[Any]":
-    """Start `culvert` and leave it running."""
-    return subprocess.Popen([*CULVERT, *arguments], cwd=ROOT, **options)
+    """Start `culvert` and leave it running, Ctrl-C heeded: a shell's job in the background is born deaf to it."""
+    return subprocess.Popen(["env", "--default-signal=INT", *CULVERT, *arguments], cwd=ROOT, **options)
 
 
 def name(purpose: str) -> str:
