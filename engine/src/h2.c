@@ -202,11 +202,14 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error, void *user)
 {
 	struct cv_h2_stream *stream = stream_of(session, id);
+	struct cv_tunnel *tunnel = user;
 
-	(void)user;
 	if (stream) {
 		nghttp2_session_set_stream_user_data(session, id, NULL);
 		cv_h2_stream_closed(stream, error);
+	} else if (tunnel->withdrawn) {
+		tunnel->withdrawn--;
+		cv_tunnel_stream_over(tunnel);
 	}
 	return 0;
 }
@@ -291,13 +294,6 @@ int cv_h2_receive(struct cv_tunnel *tunnel, const uint8_t *bytes, size_t length)
 		return -EPROTO;
 	guard->head_bytes = was_in_head && guard->in_head ? guard->head_bytes + (uint32_t)length : 0;
 	return guard->head_bytes > GUARD_HEAD_BYTES ? -EPROTO : 0;
-}
-
-int cv_h2_send(struct cv_tunnel *tunnel)
-{
-	if (nghttp2_session_send(tunnel->h2) || cv_tls_flush(tunnel))
-		return -EPROTO;
-	return 0;
 }
 
 int cv_h2_ping(struct cv_tunnel *tunnel)

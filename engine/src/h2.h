@@ -59,7 +59,8 @@ struct cv_h2_stream {
 	int32_t id;
 	bool answer_seen; /* headers of ours (server) or theirs (client) are through */
 	bool remote_ended;
-	bool refused; /* answered with a status other than 200 */
+	bool refused;     /* answered with a status other than 200 */
+	bool crowded_out; /* client: lost because more were queued than they allow, and never sent */
 	bool finishing;
 	bool deferred; /* nghttp2 waits for us to resume */
 	bool closed;   /* nghttp2 knows it no more */
@@ -91,6 +92,8 @@ void cv_h2_lose_streams(struct cv_tunnel *tunnel, enum cv_reason reason, const c
 
 /* Client: CONNECT. The answer comes through `answered`, a loss through the stream's `lost`. */
 int cv_h2_request(struct cv_tunnel *tunnel, struct cv_conn *conn, const char *baggage, struct cv_h2_stream **ret);
+/* Client: of the requests that have not left, those beyond `allowed` streams are lost, and safe to make elsewhere. */
+void cv_h2_take_back(struct cv_tunnel *tunnel, uint32_t allowed);
 /* Server: 200, and the stream carries bytes. */
 int cv_h2_accept(struct cv_h2_stream *stream, const char *baggage);
 /* Server: an answer without a body; the stream is over for its owner. */

@@ -72,6 +72,25 @@ int cv_h2_request(struct cv_tunnel *tunnel, struct cv_conn *conn, const char *ba
 	return 0;
 }
 
+/* nghttp2 keeps such a request, cancelled, until it would have been sent. */
+void cv_h2_take_back(struct cv_tunnel *tunnel, uint32_t allowed)
+{
+	uint32_t open = 0;
+
+	cv_list_each_safe (entry, &tunnel->streams) {
+		struct cv_h2_stream *stream = cv_container(entry, struct cv_h2_stream, link);
+
+		if (stream->closed || open++ < allowed || nghttp2_session_find_stream(tunnel->h2, stream->id))
+			continue;
+		(void)nghttp2_session_set_stream_user_data(tunnel->h2, stream->id, NULL);
+		if (!stream->released) /* else it is cancelled already, and once more would send a reset */
+			(void)nghttp2_submit_rst_stream(tunnel->h2, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_CANCEL);
+		tunnel->withdrawn++;
+		stream->crowded_out = true;
+		cv_h2_stream_closed(stream, NGHTTP2_REFUSED_STREAM);
+	}
+}
+
 int cv_h2_accept(struct cv_h2_stream *stream, const char *baggage)
 {
 	nghttp2_nv fields[2] = {field(":status", "200", NGHTTP2_NV_FLAG_NONE)};

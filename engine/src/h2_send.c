@@ -8,7 +8,16 @@
 #include "h2.h"
 #include "tunnel.h"
 
-enum { OUT_LIMIT = 256 * 1024 }; /* ciphertext that waits for the socket */
+/* Ciphertext that waits for the socket: beyond it no DATA and no request is framed. */
+enum {
+	OUT_LIMIT = 256 * 1024,
+	OUT_MOST = 2 * OUT_LIMIT, /* and beyond this nothing */
+};
+
+static size_t waiting(const struct cv_tunnel *tunnel)
+{
+	return tunnel->out.bytes + tunnel->staged;
+}
 
 /*
  * nghttp2 ends the connection of a peer that opens more streams than its session was told to announce; RFC 9113 5.1.2
@@ -30,14 +39,27 @@ static int announce(struct cv_tunnel *tunnel, const uint8_t *bytes, size_t lengt
 	return cv_tls_write(tunnel, frame, length);
 }
 
+/* A session that makes requests, and not one that is about to say GOAWAY or has heard it. */
+static bool may_ask(nghttp2_session *session)
+{
+	return nghttp2_session_check_request_allowed(session);
+}
+
+/*
+ * What nghttp2 says by itself leaves it at once, whether or not the peer reads: so does the GOAWAY that ends the tunnel
+ * of a peer that broke a rule. A peer that makes us say so much and hears none of it is a flood.
+ */
 ssize_t cv_h2_on_send(nghttp2_session *session, const uint8_t *bytes, size_t length, int flags, void *user)
 {
 	struct cv_tunnel *tunnel = user;
 
-	(void)session;
 	(void)flags;
-	if (tunnel->out.bytes + tunnel->staged >= OUT_LIMIT)
+	if (waiting(tunnel) >= OUT_LIMIT && bytes[3] == NGHTTP2_HEADERS && may_ask(session))
 		return NGHTTP2_ERR_WOULDBLOCK;
+	if (waiting(tunnel) >= OUT_MOST) {
+		tunnel->violated = true;
+		return NGHTTP2_ERR_CALLBACK_FAILURE;
+	}
 	if (tunnel->role == CV_ROLE_SERVER && !tunnel->announced)
 		return announce(tunnel, bytes, length) ? NGHTTP2_ERR_CALLBACK_FAILURE : (ssize_t)length;
 	return cv_tls_write(tunnel, bytes, length) ? NGHTTP2_ERR_CALLBACK_FAILURE : (ssize_t)length;
@@ -68,7 +90,8 @@ ssize_t cv_h2_read(nghttp2_session *session, int32_t id, uint8_t *bytes, size_t 
 	(void)session;
 	(void)id;
 	(void)bytes;
-	(void)user;
+	if (waiting(user) >= OUT_LIMIT)
+		return NGHTTP2_ERR_PAUSE;
 	if (stream->released || (!stream->out.bytes && !stream->finishing)) {
 		stream->deferred = true;
 		return NGHTTP2_ERR_DEFERRED;
@@ -113,8 +136,6 @@ int cv_h2_on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uin
 	int error;
 
 	(void)session;
-	if (tunnel->out.bytes + tunnel->staged >= OUT_LIMIT)
-		return NGHTTP2_ERR_WOULDBLOCK;
 	if (stream->released || stream->out.bytes < length)
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	error = write_frame(tunnel, &stream->out, header, length);
@@ -126,4 +147,12 @@ int cv_h2_on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uin
 	if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM && stream->stream.relay)
 		cv_stream_finished(&stream->stream);
 	return 0;
+}
+
+int cv_h2_send(struct cv_tunnel *tunnel)
+{
+	/* A request that nghttp2 has begun with cannot be taken back. */
+	if (waiting(tunnel) >= OUT_LIMIT && may_ask(tunnel->h2))
+		return 0;
+	return nghttp2_session_send(tunnel->h2) || cv_tls_flush(tunnel) ? -EPROTO : 0;
 }

@@ -235,11 +235,14 @@ static void on_answered(struct cv_h2_stream *stream, uint16_t status)
 
 static void on_stream_lost(struct cv_stream *stream, enum cv_reason reason)
 {
+	const struct cv_h2_stream *h2 = cv_container(stream, struct cv_h2_stream, stream);
 	struct cv_conn *conn = stream->owner;
 
 	conn->upstream = NULL;
-	conn->detail = cv_container(stream, struct cv_h2_stream, stream)->detail;
-	if (reason == CV_REASON_RESET_UPSTREAM || reason == CV_REASON_PROTOCOL_ERROR)
+	conn->detail = h2->detail;
+	if (h2->crowded_out)
+		dial_hbone(conn); /* it was our mistake to ask there, and is not counted as a try */
+	else if (reason == CV_REASON_RESET_UPSTREAM || reason == CV_REASON_PROTOCOL_ERROR)
 		cv_conn_end(conn, reason);
 	else
 		fail_over(conn, reason);

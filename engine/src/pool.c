@@ -67,6 +67,7 @@ static struct cv_pool *create(struct cv_seat *seat, const struct cv_endpoint *di
 		return NULL;
 	pool->seat = seat;
 	pool->dial = *dial;
+	pool->streams_allowed = UINT32_MAX;
 	pool->expected_count = (uint32_t)count;
 	pool->expected_size = size;
 	pack(pool->expected, expected, count);
@@ -134,12 +135,23 @@ static int dial(struct cv_pool *pool, const struct cv_conn *conn)
 	return 0;
 }
 
-/* One at a time, until more wait than it can serve. */
+static bool has_open_tunnel(const struct cv_pool *pool)
+{
+	cv_list_each (entry, &pool->tunnels)
+		if (!cv_container(entry, struct cv_tunnel, pooled)->retired)
+			return true;
+	return false;
+}
+
+/* One at a time, until more wait than it can serve. A next hop that allows no streams at present is not asked for more
+ * tunnels: it says on those that are open when it does. */
 static bool wants_dial(const struct cv_pool *pool)
 {
-	uint64_t served = (uint64_t)pool->dialling * pool->seat->worker->engine->settings.max_streams_per_tunnel;
+	uint64_t each = pool->seat->worker->engine->settings.max_streams_per_tunnel;
 
-	return pool->waiting > served;
+	if (each > pool->streams_allowed)
+		each = pool->streams_allowed;
+	return each ? pool->waiting > pool->dialling * each : !has_open_tunnel(pool);
 }
 
 void cv_pool_request(struct cv_conn *conn)
@@ -214,14 +226,6 @@ void cv_pool_room(struct cv_tunnel *tunnel)
 		serve_waiters(tunnel->pool, tunnel);
 }
 
-static bool has_open_tunnel(const struct cv_pool *pool)
-{
-	cv_list_each (entry, &pool->tunnels)
-		if (!cv_container(entry, struct cv_tunnel, pooled)->retired)
-			return true;
-	return false;
-}
-
 static void fail_waiters(struct cv_pool *pool, enum cv_reason reason, const char *detail)
 {
 	struct cv_list waiters;
@@ -237,10 +241,35 @@ static void fail_waiters(struct cv_pool *pool, enum cv_reason reason, const char
 	}
 }
 
+/*
+ * `tunnel` serves no more of those who wait. A dial that failed speaks for all of them, unless another tunnel may still
+ * serve them, and so does one to a next hop that took nobody; one that was full does not: dial for those who waited.
+ */
+static void replace(struct cv_pool *pool, const struct cv_tunnel *tunnel, enum cv_reason reason, const char *detail)
+{
+	struct cv_conn *conn = first_waiter(pool);
+	int error;
+
+	if (!conn || pool->dialling || has_open_tunnel(pool))
+		return;
+	if (!tunnel->proven || !pool->streams_allowed) {
+		fail_waiters(pool, reason == CV_REASON_OK ? CV_REASON_TUNNEL_LOST : reason, detail);
+		return;
+	}
+	error = dial(pool, conn);
+	if (error)
+		fail_waiters(pool, cv_dial_reason(error), NULL);
+}
+
+void cv_pool_retired(struct cv_tunnel *tunnel)
+{
+	if (tunnel->pool)
+		replace(tunnel->pool, tunnel, CV_REASON_TUNNEL_LOST, NULL);
+}
+
 void cv_pool_gone(struct cv_tunnel *tunnel, bool was_open, enum cv_reason reason, const char *detail)
 {
 	struct cv_pool *pool = tunnel->pool;
-	struct cv_conn *conn;
 
 	if (!pool)
 		return;
@@ -248,17 +277,7 @@ void cv_pool_gone(struct cv_tunnel *tunnel, bool was_open, enum cv_reason reason
 	cv_list_remove(&tunnel->pooled);
 	if (!was_open)
 		pool->dialling--;
-	conn = first_waiter(pool);
-	/* A dial that failed speaks for all who wait, unless another may still serve them; a tunnel that was full and
-	 * ended does not: dial for those who waited for it. */
-	if (conn && !pool->dialling && !has_open_tunnel(pool)) {
-		int error = was_open ? dial(pool, conn) : 0;
-
-		if (error)
-			fail_waiters(pool, cv_dial_reason(error), NULL);
-		else if (!was_open)
-			fail_waiters(pool, reason, detail);
-	}
+	replace(pool, tunnel, reason, detail);
 	drop_if_empty(pool);
 }
 

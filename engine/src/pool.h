@@ -19,6 +19,7 @@ struct cv_pool {
 	struct cv_list waiters; /* struct cv_conn */
 	uint32_t waiting;
 	uint32_t dialling;
+	uint32_t streams_allowed; /* on one tunnel, as the next hop last said */
 	uint32_t expected_count;
 	size_t expected_size;
 	char expected[]; /* SPIFFE ids, each terminated */
@@ -33,6 +34,7 @@ void cv_pool_clear(struct cv_seat *seat);
 /* From tunnels. */
 void cv_pool_opened(struct cv_tunnel *tunnel);
 void cv_pool_room(struct cv_tunnel *tunnel);
+void cv_pool_retired(struct cv_tunnel *tunnel);
 void cv_pool_gone(struct cv_tunnel *tunnel, bool was_open, enum cv_reason reason, const char *detail);
 
 #endif

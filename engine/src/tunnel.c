@@ -165,6 +165,14 @@ void cv_tunnel_cut(struct cv_tunnel *tunnel, enum cv_reason reason)
 	cv_tunnel_vanish(tunnel);
 }
 
+/* Before their SETTINGS: as many as they allowed on the last tunnel, and not more than the 100 that nghttp2 starts. */
+static uint32_t streams_allowed(const struct cv_tunnel *tunnel)
+{
+	if (tunnel->proven)
+		return nghttp2_session_get_remote_settings(tunnel->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+	return tunnel->pool->streams_allowed < 100 ? tunnel->pool->streams_allowed : 100;
+}
+
 bool cv_tunnel_has_room(const struct cv_tunnel *tunnel)
 {
 	uint32_t limit = settings(tunnel)->max_streams_per_tunnel;
@@ -172,19 +180,20 @@ bool cv_tunnel_has_room(const struct cv_tunnel *tunnel)
 
 	if (tunnel->state != CV_TUNNEL_OPEN || tunnel->retired || !nghttp2_session_check_request_allowed(tunnel->h2))
 		return false;
-	theirs = nghttp2_session_get_remote_settings(tunnel->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
-	/* Before their SETTINGS nghttp2 assumes no limit and queues beyond 100: no more than that may start. */
-	if (!tunnel->proven && theirs > 100)
-		theirs = 100;
-	return tunnel->stream_count < (theirs < limit ? theirs : limit);
+	theirs = streams_allowed(tunnel);
+	return tunnel->stream_count + tunnel->withdrawn < (theirs < limit ? theirs : limit);
 }
 
 void cv_tunnel_retire(struct cv_tunnel *tunnel)
 {
+	bool is_news = !tunnel->retired;
+
 	tunnel->retired = true;
 	tunnel->closing = true;
 	if (tunnel->state == CV_TUNNEL_OPEN)
 		cv_tunnel_wants_flush(tunnel);
+	if (is_news)
+		cv_pool_retired(tunnel);
 }
 
 void cv_tunnel_drain(struct cv_tunnel *tunnel)
@@ -324,6 +333,10 @@ void cv_tunnel_opened(struct cv_tunnel *tunnel)
 void cv_tunnel_proved(struct cv_tunnel *tunnel)
 {
 	tunnel->proven = true;
+	if (!tunnel->pool)
+		return;
+	tunnel->pool->streams_allowed = streams_allowed(tunnel);
+	cv_h2_take_back(tunnel, tunnel->pool->streams_allowed);
 	cv_pool_room(tunnel);
 }
 

@@ -53,7 +53,8 @@ struct cv_tunnel {
 	struct cv_guard guard;
 	uint64_t share; /* whose it is in the pod's tunnel shares; server only */
 	uint32_t stream_count;
-	uint32_t source; /* workload numbers of the note, client only */
+	uint32_t withdrawn; /* client: requests that were taken back, and that nghttp2 has not dropped yet */
+	uint32_t source;    /* workload numbers of the note, client only */
 	uint32_t destination;
 	enum cv_role role;
 	enum cv_tunnel_state state;
@@ -70,7 +71,7 @@ struct cv_tunnel {
 	bool closing;         /* ends when the last stream has */
 	bool proven;          /* client: the server has spoken HTTP/2, so it accepted our certificate */
 	bool announced;       /* server: its SETTINGS have left */
-	bool violated;        /* a GOAWAY with an error has left */
+	bool violated;        /* a GOAWAY with an error has left, or nobody would hear it */
 	bool closed_cleanly;  /* close_notify was seen */
 	const char *verify_detail;
 	char explanation[256]; /* who was expected and who came */
@@ -88,7 +89,7 @@ void cv_tunnel_retire(struct cv_tunnel *tunnel);                     /* no new s
 void cv_tunnel_drain(struct cv_tunnel *tunnel); /* the same, and the peer is told before it is held to it */
 void cv_tunnel_retry_identity(struct cv_tunnel *tunnel);
 void cv_tunnel_proved(struct cv_tunnel *tunnel);      /* their SETTINGS have come */
-void cv_tunnel_stream_over(struct cv_tunnel *tunnel); /* a stream has left `streams` */
+void cv_tunnel_stream_over(struct cv_tunnel *tunnel); /* there may be room for another */
 /* Serves what was queued on the session, at the end of this turn. */
 static inline void cv_tunnel_wants_flush(struct cv_tunnel *tunnel)
 {

@@ -48,18 +48,15 @@ void cv_tunnel_drain_output(struct cv_tunnel *tunnel)
 		cv_tunnel_vanish(tunnel);
 }
 
-static const char *open_fault(const struct cv_tunnel *tunnel)
+static const char *fault(const struct cv_tunnel *tunnel)
 {
-	return tunnel->violated ? "a violation of HTTP/2, or a flood of frames" : NULL;
+	return tunnel->violated ? "a violation of HTTP/2, or a flood of frames" : "cannot frame or encrypt";
 }
 
 /* After everything queued has been framed: is there a reason to go on? */
 static void end_if_done(struct cv_tunnel *tunnel)
 {
-	if (tunnel->violated)
-		cv_tunnel_fail(tunnel, CV_REASON_PROTOCOL_ERROR, open_fault(tunnel));
-	else if (tunnel->closing && !tunnel->stream_count && !tunnel->out.bytes &&
-		 !nghttp2_session_want_write(tunnel->h2))
+	if (tunnel->closing && !tunnel->stream_count && !tunnel->out.bytes && !nghttp2_session_want_write(tunnel->h2))
 		cv_tunnel_fail(tunnel, CV_REASON_OK, NULL);
 	else if (!nghttp2_session_want_read(tunnel->h2) && !nghttp2_session_want_write(tunnel->h2))
 		cv_tunnel_fail(tunnel, CV_REASON_OK, NULL);
@@ -68,8 +65,11 @@ static void end_if_done(struct cv_tunnel *tunnel)
 static void flush_open(struct cv_tunnel *tunnel)
 {
 	for (int share = 0; share < CV_WORKER_SHARE; share++) {
-		if (cv_h2_send(tunnel)) {
-			cv_tunnel_fail(tunnel, CV_REASON_PROTOCOL_ERROR, "cannot frame or encrypt");
+		bool failed = cv_h2_send(tunnel);
+
+		/* Not after the peer has read it: it has until the end of lingering, whatever it sends meanwhile. */
+		if (failed || tunnel->violated) {
+			cv_tunnel_fail(tunnel, CV_REASON_PROTOCOL_ERROR, fault(tunnel));
 			return;
 		}
 		if (!tunnel->out.bytes) {

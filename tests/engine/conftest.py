@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import h2.events
 import pytest
 
 from tests.support.engine import Engine
@@ -198,6 +199,58 @@ def make_pair(server_credential: Credential, client_credential: Credential) -> I
 @pytest.fixture
 def pair(make_pair: Callable[..., Pair]) -> Pair:
     return make_pair()
+
+
+class FarEnd:
+    """python-hyper's h2 on a 15008 of its own, and a client engine that dials it."""
+
+    def __init__(self, client: Credential, server: Credential, **settings: Any) -> None:
+        self.ip = new_ip()
+        self.listener = listen(self.ip, HBONE)
+        self.context = tls_context(True, server)
+        self.node: ClientNode = make_client(client, (self.ip, 80), **settings)
+        self.peers: list[Hyper] = []
+
+    def accept(self, **options: Any) -> Hyper:
+        peer = Hyper.accept(self.listener, self.context, **options)
+        self.peers.append(peer)
+        return peer
+
+    def request(self) -> tuple[socket.socket, Hyper, h2.events.RequestReceived]:
+        """A new connection up to its CONNECT on a new tunnel."""
+        near = self.node.connect()
+        peer = self.accept()
+        return near, peer, peer.wait(h2.events.RequestReceived)
+
+    def answered(self) -> tuple[socket.socket, Hyper, int]:
+        near, peer, request = self.request()
+        peer.h2.send_headers(request.stream_id, [(":status", "200")])
+        peer.flush()
+        return near, peer, request.stream_id
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self.listener.close()
+        close_client(self.node)
+
+
+@pytest.fixture
+def make_far(client_credential: Credential, server_credential: Credential) -> Iterator[Callable[..., FarEnd]]:
+    made: list[FarEnd] = []
+
+    def make(server: Credential | None = None, **settings: int) -> FarEnd:
+        made.append(FarEnd(client_credential, server or server_credential, **settings))
+        return made[-1]
+
+    yield make
+    for far in made:
+        far.close()
+
+
+@pytest.fixture
+def far(make_far: Callable[..., FarEnd]) -> FarEnd:
+    return make_far()
 
 
 @contextlib.contextmanager

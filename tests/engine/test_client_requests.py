@@ -3,10 +3,8 @@
 import contextlib
 import re
 import resource
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import h2.errors
 import h2.events
@@ -14,7 +12,7 @@ import h2.settings
 import pytest
 
 from mesh.reasons import Reason
-from tests.engine.conftest import SERVER_ID, ClientNode, close_client, make_client
+from tests.engine.conftest import SERVER_ID, FarEnd, close_client, make_client
 from tests.support.border import lib
 from tests.support.hyper import Hyper, tls_context
 from tests.support.pki import Authority, Credential, spiffe
@@ -40,58 +38,6 @@ def no_more_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-class FarEnd:
-    """python-hyper's h2 on a 15008 of its own, and a client engine that dials it."""
-
-    def __init__(self, client: Credential, server: Credential, **settings: Any) -> None:
-        self.ip = new_ip()
-        self.listener = listen(self.ip, HBONE)
-        self.context = tls_context(True, server)
-        self.node: ClientNode = make_client(client, (self.ip, 80), **settings)
-        self.peers: list[Hyper] = []
-
-    def accept(self) -> Hyper:
-        peer = Hyper.accept(self.listener, self.context)
-        self.peers.append(peer)
-        return peer
-
-    def request(self) -> tuple[socket.socket, Hyper, h2.events.RequestReceived]:
-        """A new connection up to its CONNECT on a new tunnel."""
-        near = self.node.connect()
-        peer = self.accept()
-        return near, peer, peer.wait(h2.events.RequestReceived)
-
-    def answered(self) -> tuple[socket.socket, Hyper, int]:
-        near, peer, request = self.request()
-        peer.h2.send_headers(request.stream_id, [(":status", "200")])
-        peer.flush()
-        return near, peer, request.stream_id
-
-    def close(self) -> None:
-        for peer in self.peers:
-            peer.close()
-        self.listener.close()
-        close_client(self.node)
-
-
-@pytest.fixture
-def make_far(client_credential: Credential, server_credential: Credential) -> Iterator[Callable[..., FarEnd]]:
-    made: list[FarEnd] = []
-
-    def make(server: Credential | None = None, **settings: int) -> FarEnd:
-        made.append(FarEnd(client_credential, server or server_credential, **settings))
-        return made[-1]
-
-    yield make
-    for far in made:
-        far.close()
-
-
-@pytest.fixture
-def far(make_far: Callable[..., FarEnd]) -> FarEnd:
-    return make_far()
 
 
 def test_settings_and_headers_are_those_of_the_table(far: FarEnd) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 import h2.events
@@ -11,16 +12,9 @@ from h2.settings import SettingCodes
 
 from mesh.reasons import Reason
 from tests.engine.conftest import ServerNode
-from tests.support.hyper import Hyper, tls_context
+from tests.support.hyper import PREFACE, Hyper, frame, tls_context
 from tests.support.pki import Credential
-from tests.support.sockets import HBONE, connect, read_exactly, until
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-def frame(kind: int, flags: int = 0, stream: int = 0, body: bytes = b"") -> bytes:
-    return struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
-
+from tests.support.sockets import HBONE, connect, is_reset, read_exactly, until
 
 CONNECT = b"\x02\x07CONNECT" + b"\x01\x0a127.0.0.1:"  # and an :authority without a port
 
@@ -203,3 +197,38 @@ def test_a_request_in_pieces_is_a_request(server: ServerNode, client_credential:
     assert peer.status(stream) == 200
     app = server.accept()
     assert read_exactly(app, 9) == b"in pieces"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("data on no stream", frame(0, 0, 0, b"x")),
+        ("a frame too large", b"\xff\xff\xff\0\0\0\0\0\1"),
+        ("compression", frame(1, 4, 3, b"\xff\xff\xff\xff\xff")),
+        ("pings", frame(6, body=b"12345678") * 9000),
+        ("an empty window", frame(8, 0, 0, b"\0\0\0\0")),
+    ],
+)
+def test_who_breaks_a_rule_and_reads_nothing_has_a_second(
+    server: ServerNode, client_credential: Credential, name: str, data: bytes
+) -> None:
+    context = tls_context(False, client_credential)
+    peer = Hyper.dial(server.ip, context, settings={SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+    server.peers.append(peer)
+    peer.grant(1 << 30)
+    assert peer.status(peer.connect(server.authority)) == 200
+    app = server.accept()
+    app.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        while True:
+            app.send(bytes(1 << 16))
+    peer.socket.sendall(data)
+    over = time.monotonic() + 5
+    with pytest.raises(OSError):
+        while time.monotonic() < over:
+            peer.socket.sendall(frame(6, body=b"12345678"))
+            time.sleep(0.02)
+    app.settimeout(5)
+    assert is_reset(app)
+    assert server.engine.wait_closed().reason == Reason.PROTOCOL_ERROR
+    until(lambda: server.engine.stats().tunnels_open == 0)

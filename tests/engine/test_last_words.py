@@ -8,16 +8,12 @@ import pytest
 
 from mesh.reasons import Reason
 from tests.engine.conftest import ServerNode, close_client, make_client
-from tests.support.hyper import LEAVES, Hyper, tls_context
+from tests.support.hyper import LEAVES, Hyper, frame, tls_context
 from tests.support.pki import Credential
 from tests.support.sockets import HBONE, is_reset, listen, new_ip, read_exactly, reset
 from tests.support.stillness import one_moment
 
 HEADERS, RST_STREAM, END_STREAM, END_HEADERS = 1, 3, 1, 4
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
 def request(peer: Hyper, authority: str, end: bool = False) -> bytes:

@@ -25,6 +25,10 @@ CONNECT = (":method", "CONNECT")
 LEAVES = ("TLS", "GOAWAY", "FIN", "RST")
 
 
+def frame(kind: int, flags: int = 0, stream: int = 0, body: bytes = b"") -> bytes:
+    return len(body).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + body
+
+
 def tls_context(
     server: bool,
     credential: Credential | None,
