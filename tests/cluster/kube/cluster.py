@@ -89,7 +89,9 @@ class Cluster:
 
     def power_off(self, number: int) -> None:
         """A node (from 0) loses its power: no process of it runs on, and no namespace or mount is left."""
-        self.nodes[number].power_off()
+        node = self.nodes[number]
+        node.power_off()
+        network.leave(self.place, node.place)
 
     def power_on(self, number: int) -> None:
         """The same node starts again, with what it has on disk."""

@@ -33,6 +33,12 @@ def join(cluster: Place, node: NodePlace) -> None:
     inside(node.netns, lambda: _wire_node(node, cluster.nodes))
 
 
+def leave(cluster: Place, node: NodePlace) -> None:
+    """Pull a node's cable and take its namespace away, which the kernel may keep for a moment longer."""
+    inside(cluster.netns, lambda: _unplug(node))
+    namespaces.remove(node.netns.name)
+
+
 def remove(cluster: Place) -> None:
     """Take all namespaces away, those of pods included; what is not there is no fault."""
     for name in sorted(namespaces.names()):
@@ -49,8 +55,17 @@ def _wire_control_plane() -> None:
         _up(ip, "lo", BRIDGE)
 
 
+def _port(node: NodePlace) -> str:
+    return f"n{node.number}"
+
+
+def _unplug(node: NodePlace) -> None:
+    with IPRoute() as ip:
+        ip.link("del", index=_index(ip, _port(node)))
+
+
 def _plug_in(node: NodePlace) -> None:
-    port = f"n{node.number}"
+    port = _port(node)
     with IPRoute() as ip:
         ip.link("add", ifname=port, kind="veth", peer={"ifname": LINK, "net_ns_fd": str(node.netns)})
         ip.link("set", index=_index(ip, port), master=_index(ip, BRIDGE))

@@ -73,7 +73,7 @@ class Node:
         self._daemons.start(f"kubelet{node.number}", node.netns, argv)
 
     def power_off(self) -> None:
-        """End everything on the node at once. What it keeps on disk stays, what a machine has in memory goes."""
+        """End everything on the node but its own namespace: what is in memory goes, what is on disk stays."""
         node = self.place
         groups = (f"{node.cluster}/{cgroups.DAEMONS}/containerd{node.number}", node.cgroup)
         own = remains.namespaces_of(pid for group in groups for pid in cgroups.processes(group))
@@ -81,7 +81,7 @@ class Node:
         left = cgroups.kill(node.cgroup)
         assert not left, f"processes of {node.name} do not end: {left}"
         remains.unmount(node.state)
-        for name in {*own, node.netns.name}:
+        for name in {*own} - {node.netns.name}:
             namespaces.remove(name)
         shutil.rmtree(node.state / "containerd-state")
 

@@ -29,6 +29,7 @@ def test_labels_take_pods_out_and_in_without_a_restart_or_a_failed_request(mesh:
         mesh.until("both are out", lambda: captures(""))
         mesh.cluster.kubectl("label", "namespace", SHOP, "culvert.io/mesh=enabled")
         mesh.until("both are in again", lambda: captures("enabled"))
+        traffic.go_on()
         traffic.stop()
     assert traffic.bad == []
     assert traffic.good > 100

@@ -45,6 +45,7 @@ def test_after_a_reboot_pods_are_captured_again_and_nothing_has_left_in_clear(me
     before = {names: mesh.pod(*names) for names in (("web", SHOP), ("eager", SHOP), ("server", "legacy"))}
     with captured(mesh, f"tcp and (net {rebooted.pods4} or host {client})", tmp_path) as capture:
         with steady(mesh, f"{WEB}{MARKER}") as traffic:
+            traffic.go_on()
             lose_power(mesh)
             assert not (BPFFS / "culvert" / escape(rebooted.name)).exists()
             mesh.cluster.power_on(0)
@@ -53,6 +54,7 @@ def test_after_a_reboot_pods_are_captured_again_and_nothing_has_left_in_clear(me
                 mesh.ready(*names)
             mesh.until("the node's own pod", lambda: mesh.is_ready(mesh.node_pod(rebooted)["metadata"]["name"], SYSTEM))
             mesh.until("an answer over the mesh", lambda: mesh.status_of(WEB) == "200")
+            traffic.go_on()
             traffic.stop()
         mesh.until("both directions in the access log", lambda: carried(mesh) == {"inbound", "outbound"}, 30)
         address = mesh.pod("server", "legacy")["status"]["podIP"]

@@ -7,7 +7,7 @@ import pytest
 
 from bpf.paths import BPFFS, RUNTIME, escape
 from tests.cluster.whole import kernel
-from tests.cluster.whole.stage import WEB, Whole
+from tests.cluster.whole.stage import SYSTEM, WEB, Whole
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -21,6 +21,14 @@ def test_a_sysdump_has_every_node_and_no_secret(mesh: Whole, tmp_path: Path) -> 
     for node in mesh.place.nodes:
         assert f"culvert-sysdump/nodes/{node.name}/ztunnel-config.json" in names
     assert b"PRIVATE KEY" not in text
+
+
+def test_no_component_was_refused_what_it_asked_of_the_api_server(mesh: Whole) -> None:
+    """Rights are as few as work: in whatever has happened until here none was missing."""
+    logs = [path for node in mesh.place.nodes for path in (node.state / "pod-logs").glob(f"{SYSTEM}_*/*/*.log")]
+    assert len(logs) >= 6, "two controllers, two agents, two ztunnels"
+    lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
+    assert not [line for line in lines if " is forbidden: " in line]
 
 
 def test_nothing_is_left_after_it_was_taken_out(mesh: Whole, links_before: set[int]) -> None:

@@ -24,6 +24,7 @@ def test_replacing_every_node_component_fails_no_request(mesh: Whole) -> None:
         mesh.rolled_out("daemonset/culvert-node")
         mesh.until("the end of the old ones", lambda: not before & {one["metadata"]["uid"] for one in mesh.node_pods()})
         assert len(mesh.node_pods()) == len(mesh.place.nodes)
+        traffic.go_on(100)
         traffic.stop()
     assert traffic.bad == []
     assert traffic.good > 200
@@ -34,9 +35,11 @@ def test_replacing_an_application_fails_no_request(mesh: Whole) -> None:
     mesh.rolled_out("deployment/rolling", SHOP)
     mesh.until("the service's first answer", lambda: mesh.status_of("http://rolling.shop/") == "200")
     with steady(mesh, "http://rolling.shop/") as traffic:
+        traffic.go_on()
         mesh.cluster.apply([deployment("rolling", "two")])
         mesh.rolled_out("deployment/rolling", SHOP)
         mesh.until("the end of the first version", lambda: len(replicas(mesh)) == 2)
+        traffic.go_on()
         traffic.stop()
     assert traffic.bad == []
     assert traffic.answers.keys() == {"one", "two"}
@@ -55,6 +58,7 @@ def test_a_controller_that_is_killed_while_it_leads_loses_no_request_and_no_upda
     names = [f"update-{number}" for number in range(UPDATES)]
     deny = {"selector": {"matchLabels": {"app": "absent"}}, "action": "DENY", "rules": [{}]}
     with steady(mesh) as traffic:
+        traffic.go_on()
         leader = holder(mesh)
         os.kill(process_of(leader.rpartition("_")[0]), signal.SIGKILL)
         for name in names:
@@ -68,6 +72,7 @@ def test_a_controller_that_is_killed_while_it_leads_loses_no_request_and_no_upda
         for node in mesh.place.nodes:
             known = mesh.culvert("config", "policies", node.name).stdout
             assert not [name for name in names if f"{SHOP}/{name} " not in known], node.name
+        traffic.go_on()
         traffic.stop()
     assert traffic.bad == []
     assert traffic.good > 100
