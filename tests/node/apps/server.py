@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+import resource
 import socket
 import socketserver
 import struct
@@ -77,6 +78,8 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a login shell's 1,024 are fewer than some tests hold
     servers = [Server(("::", port), handler) for port, handler in HABITS.items()]
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
