@@ -77,6 +77,8 @@ def _plug_in(node: NodePlace) -> None:
 def _wire_node(node: NodePlace, nodes: list[NodePlace]) -> None:
     _forward()
     with IPRoute() as ip:
+        # A machine that is started again has the same: its neighbours need not find out.
+        ip.link("set", index=_index(ip, LINK), address=f"02:00:00:00:78:{node.number:02x}")
         _address(ip, LINK, f"{node.address4}/{place.NODES4.prefixlen}")
         _address(ip, LINK, f"{node.address6}/{place.NODES6.prefixlen}")
         _up(ip, "lo", LINK)
