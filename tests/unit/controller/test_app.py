@@ -247,9 +247,9 @@ def test_an_agent_cannot_report_for_another_node(tmp_path: Path, manifests: Mani
 
 
 async def _refusal(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    """How a stream ends that says nothing: a write that meets the refusal would be the client's own error."""
     call = raw_stream(channel)
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await call.write(b"")
         await call.read()
     code: grpc.StatusCode = await call.code()
     return code
