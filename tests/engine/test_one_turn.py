@@ -4,6 +4,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -63,14 +64,23 @@ APPLICATION: dict[str, Callable[[socket.socket], object]] = {
     "closes": socket.socket.close,
     "resets": reset,
 }
+
+
+def ending(identity: str) -> dict[str, Callable[[Any], object]]:
+    """What a node of either role does to the pod of this identity and to itself."""
+    return {
+        "renews the certificate": lambda at: at.node.engine.put_identity(identity, at.authority.issue(identity)),
+        "trusts no more": lambda at: at.node.engine.put_identity(identity, Authority().issue(identity)),
+        "drains the pod": lambda at: at.node.engine.remove_pod(1, drain=True),
+        "removes the pod": lambda at: at.node.engine.remove_pod(1),
+        "drains": lambda at: at.node.engine.drain(100),
+    }
+
+
 SERVER: dict[str, Callable[[Served], object]] = {
     "denies": lambda at: at.node.engine.publish(deny_all(server_tables(at.node.ip), at.node.ip)),
     "forgets the pod": lambda at: at.node.engine.publish(Tables()),
-    "renews the certificate": lambda at: at.node.engine.put_identity(SERVER_ID, at.authority.issue(SERVER_ID)),
-    "trusts no more": lambda at: at.node.engine.put_identity(SERVER_ID, Authority().issue(SERVER_ID)),
-    "drains the pod": lambda at: at.node.engine.remove_pod(1, drain=True),
-    "removes the pod": lambda at: at.node.engine.remove_pod(1),
-    "drains": lambda at: at.node.engine.drain(100),
+    **ending(SERVER_ID),
 }
 
 
@@ -186,11 +196,7 @@ NEAR: dict[str, Callable[[Asking], object]] = {
 CLIENT: dict[str, Callable[[Asking], object]] = {
     "publishes": lambda at: at.node.engine.publish(at.tables()),
     "forgets everything": lambda at: at.node.engine.publish(Tables()),
-    "renews the certificate": lambda at: at.node.engine.put_identity(CLIENT_ID, at.authority.issue(CLIENT_ID)),
-    "trusts no more": lambda at: at.node.engine.put_identity(CLIENT_ID, Authority().issue(CLIENT_ID)),
-    "drains the pod": lambda at: at.node.engine.remove_pod(1, drain=True),
-    "removes the pod": lambda at: at.node.engine.remove_pod(1),
-    "drains": lambda at: at.node.engine.drain(100),
+    **ending(CLIENT_ID),
 }
 
 

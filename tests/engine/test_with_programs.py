@@ -85,16 +85,21 @@ def test_both_applications_see_each_other_and_not_the_mesh(
         assert outbound.downstream == inbound.downstream, "both ends name the application's own socket"
 
 
+def dial_15001_in_vain(made: socket.socket) -> None:
+    """Turned away, as soon as in connect() or later."""
+    try:
+        made.connect(("127.0.0.1", 15001))
+        assert is_reset(made)
+    except ConnectionError:
+        pass
+
+
 def test_a_dial_of_15001_that_nobody_captured_is_refused(
     engine: Engine,
     net: Topology,  # noqa: F811
 ) -> None:
     with net.a.socket() as made:
-        try:
-            made.connect(("127.0.0.1", 15001))
-            assert is_reset(made)
-        except ConnectionError:
-            pass
+        dial_15001_in_vain(made)
     assert engine.wait_closed().reason == Reason.NO_NOTE
 
 
@@ -106,10 +111,6 @@ def test_a_connection_of_ztunnels_own_to_15001_is_not_taken_for_a_captured_one(
     """It brings a note, of another kind: an address in it is that of a client, and nowhere to go."""
     with net.b.listen(str(net.b.address4), 8080) as application, net.a.socket() as made:
         plane.put_note(made, Note(NoteKind.CLIENT, net.b.address4, 8080, netns=net.a.cookie))
-        try:
-            made.connect(("127.0.0.1", 15001))
-            assert is_reset(made)
-        except ConnectionError:
-            pass
+        dial_15001_in_vain(made)
         assert engine.wait_closed().reason == Reason.NO_NOTE
         assert is_quiet(application)
