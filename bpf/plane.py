@@ -296,11 +296,6 @@ class Plane:
         raw = kernel.map_lookup(self._fds["notes"], struct.pack("=i", fd), ctypes.sizeof(CNote))
         return None if raw is None else Note.unpack(raw)
 
-    def remove_note(self, sock: socket.socket | int) -> bool:
-        """Take a socket's note off it; False when it had none."""
-        fd = sock if isinstance(sock, int) else sock.fileno()
-        return kernel.map_delete(self._fds["notes"], struct.pack("=i", fd))
-
     def flow(self, sock: socket.socket | int) -> Flow | None:
         """What was counted of a socket so far."""
         fd = sock if isinstance(sock, int) else sock.fileno()
