@@ -1,24 +1,21 @@
 """`culvert check`: what a node needs of this machine; what a cluster needs, or whether what is in it works."""
 
-import os
 import sys
-from pathlib import Path
 
 import click
 
 from bpf.features import Check
-from cli.cluster import kubeconfig_option, namespace_option, run
+from cli.cluster import Way, cluster_options, namespace_option, run
 from cli.lab.options import fail, json_option, print_json
-from mesh.kube.forward import kubeconfig_of_user
 
 
 @click.command()
 @click.option("--pre", is_flag=True, help="The cluster, before anything is installed.")
 @click.option("--machine", is_flag=True, help="This machine, although there is a kubeconfig.")
 @namespace_option
-@kubeconfig_option
+@cluster_options
 @json_option
-def check(pre: bool, machine: bool, namespace: str, kubeconfig: Path | None, as_json: bool) -> None:
+def check(pre: bool, machine: bool, namespace: str, way: Way, as_json: bool) -> None:
     """Say what is missing; status 1 when something necessary is. Nothing is changed.
 
     With a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) the installation in its cluster is looked at, or with
@@ -29,27 +26,25 @@ def check(pre: bool, machine: bool, namespace: str, kubeconfig: Path | None, as_
     culvert check --pre
     culvert check --machine --json
     """
-    found_at = kubeconfig_of_user(kubeconfig, os.environ)
-    is_cluster = found_at is not None or "KUBERNETES_SERVICE_HOST" in os.environ
-    if machine or not (pre or is_cluster):
+    if machine or not (pre or way.is_there):
         from bpf import features  # noqa: PLC0415 - tries the kernel's programs; a cluster is asked from anywhere
 
         _show(features.all_checks(), as_json)
     elif pre:
         from cli.checks import before  # noqa: PLC0415 - as above
 
-        _show(run(kubeconfig, lambda api: before.checks(api, namespace)), as_json)
+        _show(run(way, lambda api: before.checks(api, namespace)), as_json)
     else:
-        _show(_installation(found_at, namespace), as_json)
+        _show(_installation(way, namespace), as_json)
 
 
-def _installation(kubeconfig: Path | None, namespace: str) -> list[Check]:
+def _installation(way: Way, namespace: str) -> list[Check]:
     from cli.checks import after  # noqa: PLC0415 - as above
     from cli.reach.base import Unreachable  # noqa: PLC0415
     from cli.reach.cluster import ClusterReach  # noqa: PLC0415
 
     try:
-        return after.checks(ClusterReach(kubeconfig, namespace), namespace)
+        return after.checks(ClusterReach(way.kubeconfig(), namespace), namespace)
     except Unreachable as error:
         fail(str(error))
 

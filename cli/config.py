@@ -34,7 +34,7 @@ def dumps(where: Reach, node: str | None) -> dict[str, Dump]:
     for name, why in failed.items():
         complain(f"culvert: node {name}: {why}")
     if not found:
-        fail("no ztunnel answers" if nodes else "there is no node with an agent")
+        fail("no ztunnel answers" if nodes else where.emptiness())
     return found
 
 
@@ -47,7 +47,7 @@ def workloads(dump: Dump) -> Iterator[Row]:
 
 
 def services(dump: Dump) -> Iterator[Row]:
-    """Services with their addresses and how many endpoints they have."""
+    """Services with addresses and endpoints."""
     for one in dump["services"]:
         vips = " ".join(vip.rpartition("/")[2] for vip in one["vips"])
         ports = " ".join(f"{port}->{target}" for port, target in one["ports"].items())
@@ -56,7 +56,7 @@ def services(dump: Dump) -> Iterator[Row]:
 
 
 def policies(dump: Dump) -> Iterator[Row]:
-    """Policies as nodes enforce them, and those that a node did not understand."""
+    """Policies as nodes enforce them, or fail to."""
     for one in dump["policies"]:
         action = f"{one['action']}, dry run" if one["dryRun"] else one["action"]
         yield f"{one['namespace']}/{one['name']}", one["scope"], action, len(one["rules"]), one["fault"]
@@ -98,7 +98,11 @@ _VIEWS: tuple[tuple[str, tuple[str, ...], Callable[[Dump], Iterator[Row]], str],
 def _add(name: str, columns: tuple[str, ...], rows: Callable[[Dump], Iterator[Row]], key: str) -> None:
     sentence = (rows.__doc__ or "").strip()
 
-    @config.command(name, help=f"{sentence}\n\n\b\nculvert config {name}\nculvert config {name} NODE --json")
+    @config.command(
+        name,
+        short_help=sentence.rstrip("."),
+        help=f"{sentence}\n\n\b\nculvert config {name}\nculvert config {name} NODE --json",
+    )
     @click.argument("node", required=False)
     @reach_options
     @json_option

@@ -29,6 +29,7 @@ COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start here:  culvert demo",
 )
+@click.version_option(package_name="culvert", message="%(prog)s %(version)s")
 def culvert() -> None:
     """Culvert: a sidecarless service mesh. eBPF captures, one ztunnel per node carries over mutual TLS."""
 

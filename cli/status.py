@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from cli.checks.after import problems_of
-from cli.lab.options import fail, json_option, print_json
-from cli.reach.base import AGENT, Reach, Unreachable, ask, ask_all, ask_controller
+from cli.lab.options import complain, fail, json_option, print_json
+from cli.reach.base import AGENT, Reach, Unreachable, ask, ask_all, ask_controller, first_line
 from cli.reach.options import reach_options
 from cli.table import table
 
@@ -28,6 +28,8 @@ def status(where: Reach, as_json: bool) -> None:
     else:
         for line in lines(found):
             click.echo(line)
+        if found["problem"]:
+            complain(f"culvert: {found['problem']}")
     sys.exit(0 if found["healthy"] else 1)
 
 
@@ -39,11 +41,12 @@ def look(where: Reach) -> dict[str, Any]:
         fail(str(error))
     found, failed = ask_all(lambda node: ask(where, node, AGENT, "/status"), nodes)
     controllers, taken = _controllers(where)
-    rows = [_node(name, found.get(name), failed.get(name, ""), taken) for name in nodes]
+    rows = [_node(name, found.get(name), first_line(failed.get(name, "")), taken) for name in nodes]
     pods = [{"node": name, **pod} for name, status_ in found.items() for pod in status_["pods"]]
     problems = [row["problem"] for row in controllers] + [problem for row in rows for problem in row["problems"]]
     healthy = bool(nodes) and bool(controllers) and not any(problems)
-    return {"healthy": healthy, "controllers": controllers, "nodes": rows, "pods": pods}
+    problem = "" if nodes else where.emptiness()
+    return {"healthy": healthy, "problem": problem, "controllers": controllers, "nodes": rows, "pods": pods}
 
 
 def _controllers(where: Reach) -> tuple[list[dict[str, Any]], dict[str, bool] | None]:
@@ -51,10 +54,10 @@ def _controllers(where: Reach) -> tuple[list[dict[str, Any]], dict[str, bool] | 
     try:
         names = where.controllers()
     except Unreachable as error:
-        return [{"name": "controller", "nodes": [], "problem": str(error)}], None
+        return [{"name": "controller", "nodes": [], "problem": first_line(error)}], None
     found, failed = ask_all(lambda name: ask_controller(where, name, "/debug/announced"), names)
     rows = [{"name": name, "nodes": sorted(said["nodes"]), "problem": ""} for name, said in found.items()]
-    rows += [{"name": name, "nodes": [], "problem": why} for name, why in failed.items()]
+    rows += [{"name": name, "nodes": [], "problem": first_line(why)} for name, why in failed.items()]
     taken = {node: is_taken for said in found.values() for node, is_taken in said["nodes"].items()}
     return rows, None if failed or not names else taken
 
@@ -80,6 +83,8 @@ def _node(name: str, status_: dict[str, Any] | None, fault: str, taken: dict[str
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The document for people."""
+    if not found["controllers"] and not found["nodes"]:
+        return []
     rows = [(row["name"], " ".join(row["nodes"]), row["problem"]) for row in found["controllers"]]
     text = [*table(("CONTROLLER", "NODES", "PROBLEM"), rows), ""]
     text += table(

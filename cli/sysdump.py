@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,8 @@ from typing import Any
 
 import click
 
-from cli.lab.options import complain, fail
-from cli.reach.base import AGENT, ZTUNNEL_ADMIN, ZTUNNEL_METRICS, Reach, Unreachable, ask_all
+from cli.lab.options import complain, fail, json_option, print_json
+from cli.reach.base import AGENT, ZTUNNEL_ADMIN, ZTUNNEL_METRICS, Reach, Unreachable, ask_all, first_line
 from cli.reach.cluster import ClusterReach
 from cli.reach.options import reach_options
 from mesh.kube.api import Selection
@@ -49,11 +50,12 @@ Entry = tuple[str, bytes]
     help="The archive; default: culvert-sysdump-<time>.tar.gz.",
 )
 @reach_options
-def sysdump(output: Path | None, where: Reach) -> None:
+@json_option
+def sysdump(output: Path | None, where: Reach, as_json: bool) -> None:
     """Collect configuration, state, metrics, objects and logs into one archive.
 
-    What cannot be had is named in its `missing.txt`. Private keys are in none of what is asked; environment variables
-    of pods are taken out.
+    What cannot be had is named in its `missing.txt`; ends with 1 when no component answers at all. Private keys are in
+    none of what is asked; environment variables of pods are taken out.
 
     \b
     culvert sysdump
@@ -61,32 +63,39 @@ def sysdump(output: Path | None, where: Reach) -> None:
     """
     path = output or Path(time.strftime("culvert-sysdump-%Y%m%d-%H%M%S.tar.gz"))
     missing: list[str] = []
+    found: list[str] = []
     try:
         with tarfile.open(path, "w:gz") as archive:
             for name, data in _entries(where, missing):
                 _add(archive, name, data)
+                found.append(name)
             _add(archive, "missing.txt", "".join(f"{line}\n" for line in missing).encode())
     except OSError as error:
         fail(f"{path}: {error.strerror or error}")
-    for line in missing:
-        complain(f"culvert: without {line}")
-    click.echo(path)
+    if as_json:
+        print_json({"archive": str(path), "entries": found, "missing": missing})
+    else:
+        for line in missing:
+            complain(f"culvert: without {line}")
+        click.echo(path)
+    sys.exit(0 if any(name.startswith(("nodes/", "controllers/")) for name in found) else 1)
 
 
 def _entries(where: Reach, missing: list[str]) -> Iterator[Entry]:
     try:
         nodes = where.nodes()
+        missing += [] if nodes else [f"nodes: {where.emptiness()}"]
     except Unreachable as error:
-        missing.append(str(error))
+        missing.append(f"nodes: {first_line(error)}")
         nodes = []
     for name, port, path in _OF_NODES:
         found, failed = ask_all(partial(_ask, where, port, path), nodes)
-        missing += [f"nodes/{node}/{name}: {why}" for node, why in failed.items()]
+        missing += [f"nodes/{node}/{name}: {first_line(why)}" for node, why in failed.items()]
         yield from ((f"nodes/{node}/{name}", data) for node, data in found.items())
     try:
         controllers = where.controllers()
     except Unreachable as error:
-        missing.append(str(error))
+        missing.append(f"controllers: {first_line(error)}")
         controllers = []
     for name in controllers:
         for page in _OF_CONTROLLER:
@@ -107,7 +116,7 @@ def _of_cluster(where: ClusterReach, missing: list[str]) -> Iterator[Entry]:
     try:
         pods = where.listed(selection)
     except Unreachable as error:
-        missing.append(f"logs: {error}")
+        missing.append(f"logs: {first_line(error)}")
         return
     for pod in pods:
         name = pod["metadata"]["name"]
@@ -122,7 +131,7 @@ def _tried(name: str, read: Callable[[], bytes], missing: list[str]) -> Iterator
     try:
         yield name, read()
     except Unreachable as error:
-        missing.append(f"{name}: {error}")
+        missing.append(f"{name}: {first_line(error)}")
 
 
 def _listed(where: ClusterReach, resource: Resource) -> bytes:

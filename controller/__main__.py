@@ -38,7 +38,7 @@ def _serve(argv: Sequence[str]) -> int:
     logs.set_level("warning", "watchfiles")  # it would tell of every look at the directory
     from controller.app import serve  # noqa: PLC0415 - wrong settings are told without loading gRPC
     from controller.ca.issuer import IssuerUnavailable  # noqa: PLC0415
-    from mesh.kube.transport import Misconfigured  # noqa: PLC0415
+    from mesh.kube.errors import Misconfigured  # noqa: PLC0415
 
     try:
         asyncio.run(serve(config))

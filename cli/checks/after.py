@@ -8,7 +8,8 @@ from bpf.features import Check
 from cli.checks.before import some
 from cli.install import record, waiting
 from cli.install.chart import Chart
-from cli.reach.base import AGENT, Unreachable, ask, ask_all
+from cli.presence import honours_istio_labels
+from cli.reach.base import AGENT, Unreachable, ask, ask_all, first_line
 from cli.reach.cluster import ClusterReach
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, asked_by
 from mesh.kube.api import Api, Selection
@@ -69,7 +70,7 @@ async def _policies(api: Api, _: str) -> list[Check]:
         try:
             items = [item async for page in api.pages(Selection(policies)) for item in page]
         except NotFound:
-            return [Check("policies", False, f"the cluster has no {policies}: `culvert upgrade` installs it")]
+            return [Check("policies", False, f"the cluster has no {policies}: `culvert install` brings it")]
         refused += [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in items if _is_refused(one)]
     sentence = f"not accepted, `kubectl describe` says why: {some(refused)}" if refused else "all are accepted"
     return [Check("policies", not refused, sentence, is_required=False)]
@@ -80,13 +81,16 @@ def _is_refused(policy: dict[str, Any]) -> bool:
 
 
 async def _pods(api: Api, _: str) -> list[Check]:
+    istio_labels = bool(await honours_istio_labels(api))
     spaces = [item async for page in api.pages(Selection(NAMESPACES, metadata_only=True)) for item in page]
     labels = {one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in spaces}
     waits, captured = [], 0
     async for page in api.pages(Selection(PODS, field_selector="status.phase=Running")):
         for pod in page:
             metadata = pod["metadata"]
-            asked = asked_by(metadata.get("labels") or {}, labels.get(metadata["namespace"], {}), istio_labels=False)
+            asked = asked_by(
+                metadata.get("labels") or {}, labels.get(metadata["namespace"], {}), istio_labels=istio_labels
+            )
             if not asked.enrol or pod["spec"].get("hostNetwork") or metadata.get("deletionTimestamp"):
                 continue
             if (metadata.get("annotations") or {}).get(CAPTURE_ANNOTATION) == CAPTURED:
@@ -99,10 +103,13 @@ async def _pods(api: Api, _: str) -> list[Check]:
 
 def _by_nodes(reach: ClusterReach) -> list[Check]:
     try:
-        found, failed = ask_all(lambda node: ask(reach, node, AGENT, "/status"), reach.nodes())
+        nodes = reach.nodes()
     except Unreachable as error:
-        return [Check("agents", False, str(error))]
-    problems = [f"{node}: {why}" for node, why in failed.items()]
+        return [Check("agents", False, first_line(error))]
+    if not nodes:
+        return [Check("agents", False, "none runs")]
+    found, failed = ask_all(lambda node: ask(reach, node, AGENT, "/status"), nodes)
+    problems = [f"{node}: {first_line(why)}" for node, why in failed.items()]
     guards: Counter[str] = Counter()
     for node, status in found.items():
         problems += [f"{node}: {problem}" for problem in problems_of(status)]

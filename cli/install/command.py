@@ -74,16 +74,16 @@ def _settings_options(command: F) -> F:
         click.option("--dry-run", is_flag=True, help="Print the objects and change nothing."),
     ):
         made = option(made)
-    return cast(F, cluster.namespace_option(cluster.kubeconfig_option(json_option(made))))
+    return cast(F, cluster.namespace_option(cluster.cluster_options(json_option(made))))
 
 
 @click.command()
 @_settings_options
-def install(choice: Choice, kubeconfig: Path | None, timeout: float, dry_run: bool, as_json: bool) -> None:
+def install(choice: Choice, way: cluster.Way, timeout: float, dry_run: bool, as_json: bool) -> None:
     """Install Culvert into a cluster and wait until the controller and every node are ready.
 
-    May be repeated: an installation that was interrupted is completed. No pod is in the mesh by that; `culvert enrol`
-    or the label culvert.io/mesh=enabled on a namespace does it.
+    May be repeated: an installation that was interrupted is completed, and settings of before stay unless they are
+    named. No pod is in the mesh by that; `culvert enrol` or the label culvert.io/mesh=enabled on a namespace does it.
 
     \b
     culvert install --image registry.example/culvert:0.1.0
@@ -99,15 +99,15 @@ def install(choice: Choice, kubeconfig: Path | None, timeout: float, dry_run: bo
         earlier = await record.read(api, choice.namespace)
         if earlier is not None and earlier.version != chart.version:
             raise InstallRefused(f"version {earlier.version} is installed: `culvert upgrade` brings {chart.version}")
-        return await _bring(api, _wanted(chart, choice, None), earlier, timeout)
+        return await _bring(api, _wanted(chart, choice, earlier.settings if earlier else None), earlier, timeout)
 
-    _tell(_run(kubeconfig, work), as_json)
+    _tell(_run(way, work), as_json)
 
 
 @click.command()
 @click.option("--reset", is_flag=True, help="Forget the settings of the installation that is there.")
 @_settings_options
-def upgrade(reset: bool, choice: Choice, kubeconfig: Path | None, timeout: float, dry_run: bool, as_json: bool) -> None:
+def upgrade(reset: bool, choice: Choice, way: cluster.Way, timeout: float, dry_run: bool, as_json: bool) -> None:
     """Bring an installation to this version, or change its settings. Settings that are not named stay as they are.
 
     Nodes are replaced one after the other, each new one taking over from the old one.
@@ -121,6 +121,7 @@ def upgrade(reset: bool, choice: Choice, kubeconfig: Path | None, timeout: float
     async def work(api: Api) -> dict[str, Any]:
         earlier = await record.read(api, choice.namespace)
         if earlier is None:
+            await steps.check_owner(api, _wanted(chart, choice, None))
             raise InstallRefused(f"namespace {choice.namespace} has no installation: `culvert install` makes one")
         wanted = _wanted(chart, choice, None if reset else earlier.settings)
         if dry_run:
@@ -128,7 +129,7 @@ def upgrade(reset: bool, choice: Choice, kubeconfig: Path | None, timeout: float
             return {}
         return await _bring(api, wanted, earlier, timeout)
 
-    if found := _run(kubeconfig, work):
+    if found := _run(way, work):
         _tell(found, as_json)
 
 
@@ -136,9 +137,9 @@ def upgrade(reset: bool, choice: Choice, kubeconfig: Path | None, timeout: float
 @click.option("--purge", is_flag=True, help="Policies and the namespace too, whatever is in it.")
 @click.option("--timeout", default=120.0, show_default=True, metavar="SECONDS", help="How long each step may take.")
 @cluster.namespace_option
-@cluster.kubeconfig_option
+@cluster.cluster_options
 @json_option
-def uninstall(purge: bool, timeout: float, namespace: str, kubeconfig: Path | None, as_json: bool) -> None:
+def uninstall(purge: bool, timeout: float, namespace: str, way: cluster.Way, as_json: bool) -> None:
     """Take Culvert out of a cluster: pods are let go, nodes cleaned, objects removed.
 
     Ends with 1 when something stays, and says what: policies of users (unless --purge), nodes that do not answer.
@@ -157,7 +158,7 @@ def uninstall(purge: bool, timeout: float, namespace: str, kubeconfig: Path | No
         refs = earlier.objects if earlier else tuple(ref_of(one) for one in chart.objects(values, Release(namespace)))
         return await removal.Removal(api, namespace, complain, timeout, purge).run(refs)
 
-    found = _run(kubeconfig, work)
+    found = _run(way, work)
     if as_json:
         print_json({"removed": found.done, "left": found.left})
     else:
@@ -211,9 +212,9 @@ def _tell(found: dict[str, Any], as_json: bool) -> None:
     click.echo("next: culvert enrol NAMESPACE; culvert status")
 
 
-def _run(kubeconfig: Path | None, work: Callable[[Api], Any]) -> Any:
+def _run(way: cluster.Way, work: Callable[[Api], Any]) -> Any:
     try:
-        return cluster.run(kubeconfig, work)
+        return cluster.run(way, work)
     except (InstallRefused, record.Unreadable) as error:
         fail(str(error))
     except TimedOut as error:

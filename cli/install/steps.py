@@ -40,7 +40,7 @@ class Done:
 
 async def bring(api: Api, wanted: Wanted, earlier: Record | None, say: Say) -> Done:
     """Make the cluster's objects those that are wanted; raises InstallRefused, ApiFault, TimedOut."""
-    await _check_owner(api, wanted)
+    await check_owner(api, wanted)
     done = Done([], [], [])
     for definition in wanted.definitions:
         await _bring_definition(api, definition, done, say)
@@ -65,8 +65,8 @@ async def wait(api: Api, namespace: str, timeout_s: float, say: Say) -> None:
     await waiting.until("the nodes", nodes, timeout_s, say)
 
 
-async def _check_owner(api: Api, wanted: Wanted) -> None:
-    """Objects of these names that somebody else manages are not overwritten."""
+async def check_owner(api: Api, wanted: Wanted) -> None:
+    """Objects of these names that somebody else manages are not overwritten: raises InstallRefused."""
     for document in wanted.objects:
         if document["kind"] not in ("Deployment", "DaemonSet", "ClusterRole"):
             continue
@@ -75,7 +75,9 @@ async def _check_owner(api: Api, wanted: Wanted) -> None:
         except NotFound:
             continue
         if record.manager(found) == "Helm":
-            raise InstallRefused(f"{name_of(found)} is managed by Helm: change it with `helm upgrade`")
+            raise InstallRefused(
+                f"{name_of(found)} is managed by Helm: change it with `helm upgrade`, take it out with `helm uninstall`"
+            )
         if not record.is_ours(found):
             raise InstallRefused(f"{name_of(found)} is there already, and not of `culvert install`: remove it first")
 

@@ -49,7 +49,8 @@ async def definition_missing(api: Api, name: str) -> list[str]:
     conditions = {one["type"]: one for one in conditions_of(found)}
     if conditions.get("Established", {}).get("status") == "True":
         return []
-    return [conditions.get("NamesAccepted", {}).get("message") or f"{name} is not established"]
+    names = conditions.get("NamesAccepted", {})
+    return [names["message"] if names.get("status") == "False" else f"{name} is not established"]
 
 
 async def deployment_missing(api: Api, namespace: str, name: str) -> list[str]:

@@ -20,6 +20,9 @@ class Unreachable(Exception):
 class Reach(Protocol):
     """Where a mesh is."""
 
+    def emptiness(self) -> str:
+        """What to say when there is no node, and what to do then."""
+
     def nodes(self) -> list[str]:
         """Names of the nodes that have an agent; raises Unreachable."""
 
@@ -71,6 +74,11 @@ def chosen(reach: Reach, node: str | None) -> list[str]:
     if node not in known:
         raise Unreachable(f"there is no node {node!r}; these have an agent: {', '.join(known) or 'none'}")
     return [node]
+
+
+def first_line(fault: object) -> str:
+    """A fault without the advice after it, where many are said one after another."""
+    return str(fault).partition("\n")[0]
 
 
 def query(path: str, **words: str) -> str:

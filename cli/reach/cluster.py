@@ -3,15 +3,16 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
+from cli.cluster import FIELD_MANAGER, told
 from cli.reach.base import CONTROLLER, Unreachable
 from mesh.kube.api import Api, Selection
-from mesh.kube.errors import ApiFault, NotFound
+from mesh.kube.errors import ApiFault, Misconfigured, NotFound
 from mesh.kube.forward import Forwarder
+from mesh.kube.kubeconfig import Kubeconfig, configuration
 from mesh.kube.resources import PODS
-from mesh.kube.transport import Call, Misconfigured, connect
+from mesh.kube.transport import Call, over
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -23,16 +24,25 @@ MAX_LOG_BYTES = 64 << 20
 class ClusterReach:
     """One installation."""
 
-    def __init__(self, kubeconfig: Path | None, namespace: str) -> None:
-        """Raises Unreachable."""
+    def __init__(self, kubeconfig: Kubeconfig | None, namespace: str) -> None:
+        """Raises Unreachable. Credentials are asked for once: a plug-in may take its time, or ask a person."""
         try:
-            self._forwarder = Forwarder(kubeconfig)
+            found = configuration(kubeconfig)
         except Misconfigured as error:
             raise Unreachable(str(error)) from error
+        self._forwarder = Forwarder(found)
+        self._transport = over(found)
         self._kubeconfig = kubeconfig
         self.namespace = namespace
         self._by_node: dict[str, str] | None = None
         self._lock = threading.Lock()
+
+    def emptiness(self) -> str:
+        """Nobody has installed anything, or it does not run."""
+        return (
+            f"namespace {self.namespace} has no running pod of culvert-node: `culvert check` says why, "
+            "`culvert install` makes an installation, -n names another namespace"
+        )
 
     def nodes(self) -> list[str]:
         """Nodes on which our pod runs."""
@@ -81,8 +91,8 @@ class ClusterReach:
 
         try:
             return self.ask(all_pages)
-        except ApiFault as fault:
-            raise Unreachable(f"the API server: {fault}") from fault
+        except NotFound as fault:
+            raise Unreachable(told(fault, self._kubeconfig)) from fault
 
     def log(self, namespace: str, pod: str, container: str, *, previous: bool = False, lines: int = 20_000) -> bytes:
         """What a container wrote; raises Unreachable."""
@@ -91,23 +101,23 @@ class ClusterReach:
             query["previous"] = "true"
         call = Call("GET", PODS.path(namespace, pod, "log"), query, accept="*/*", timeout_s=LOG_TIMEOUT_S)
         try:
-            with connect(self._kubeconfig).stream(call, LOG_TIMEOUT_S) as answer:
+            with self._transport.stream(call, LOG_TIMEOUT_S) as answer:
                 return answer.read(MAX_LOG_BYTES)
-        except (ApiFault, Misconfigured) as fault:
+        except ApiFault as fault:
             raise Unreachable(f"the API server: {fault}") from fault
 
     def ask(self, work: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
         """Something of the API server; raises NotFound, and Unreachable for every other fault."""
 
         async def connected() -> T:
-            return await work(Api(connect(self._kubeconfig), "culvert"))
+            return await work(Api(self._transport, FIELD_MANAGER))
 
         try:
             return asyncio.run(connected())
         except NotFound:
             raise
-        except (ApiFault, Misconfigured) as fault:
-            raise Unreachable(f"the API server: {fault}") from fault
+        except ApiFault as fault:
+            raise Unreachable(told(fault, self._kubeconfig)) from fault
 
     def _pods(self) -> dict[str, str]:
         """Our running pods, by node; of two on one node (an upgrade) the older one, which has the node's ports."""
@@ -123,4 +133,4 @@ class ClusterReach:
         try:
             return self._forwarder.get(self.namespace, pod, port, path)
         except ApiFault as fault:
-            raise Unreachable(f"pod {self.namespace}/{pod}: {fault}") from fault
+            raise Unreachable(told(fault, self._kubeconfig, f"{self.namespace}/{pod}")) from fault

@@ -48,6 +48,10 @@ class LabReach:
             raise Unreachable(str(error)) from error
         self._nodes = {node["name"]: Path(node["netns"]) for node in self._status["nodes"] if node["netns"]}
 
+    def emptiness(self) -> str:
+        """Its nodes are elsewhere."""
+        return f"lab {self.lab} has no node on this machine: ask on the machine that runs one"
+
     def nodes(self) -> list[str]:
         """Nodes that are on this machine."""
         return sorted(self._nodes)
@@ -98,6 +102,10 @@ class NodeReach:
         if key is None and len(found) != 1:
             raise Unreachable(f"which node? These have an agent here: {', '.join(found) or 'none'}")
         self._key = key or found[0]
+
+    def emptiness(self) -> str:
+        """Never asked: there is one."""
+        return "this machine has no node"
 
     def nodes(self) -> list[str]:
         """The one."""

@@ -1,36 +1,31 @@
 """Which mesh a command means: --lab, --local, or a cluster."""
 
 import functools
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
-from cli.cluster import kubeconfig_option, namespace_option
+from cli.cluster import Way, cluster_options, namespace_option
 from cli.lab.options import fail, lab_option
 from cli.reach.base import Reach, Unreachable
 from lab import paths
-from mesh.kube.forward import kubeconfig_of_user
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def reach_options(command: F) -> F:
-    """--lab, --local, --kubeconfig and --namespace; the command gets what they mean as `where`."""
+    """--lab, --local, --kubeconfig, --context and --namespace; the command gets what they mean as `where`."""
 
     @functools.wraps(command)
-    def run(
-        *args: Any, lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str, **options: Any
-    ) -> Any:
-        return command(*args, where=reach(lab_name, local, kubeconfig, namespace), **options)
+    def run(*args: Any, lab_name: str | None, local: str | None, way: Way, namespace: str, **options: Any) -> Any:
+        return command(*args, where=reach(lab_name, local, way, namespace), **options)
 
     option = click.option("--local", metavar="KEY", help="The node that runs on this machine without a cluster.")
-    return cast(F, option(lab_option(namespace_option(kubeconfig_option(run)))))
+    return cast(F, option(lab_option(namespace_option(cluster_options(run)))))
 
 
-def reach(lab_name: str | None, local: str | None, kubeconfig: Path | None, namespace: str) -> Reach:
+def reach(lab_name: str | None, local: str | None, way: Way, namespace: str) -> Reach:
     """What is named; else the cluster of the user's kubeconfig, this machine's lab or node. Ends with 1 if unclear."""
     from cli.reach.cluster import ClusterReach  # noqa: PLC0415 - each brings a world along, one is needed
     from cli.reach.local import LabReach, NodeReach  # noqa: PLC0415
@@ -40,9 +35,8 @@ def reach(lab_name: str | None, local: str | None, kubeconfig: Path | None, name
             return LabReach(lab_name)
         if local is not None:
             return NodeReach(local)
-        found = kubeconfig_of_user(kubeconfig, os.environ)
-        if found is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
-            return ClusterReach(found, namespace)
+        if way.is_there:
+            return ClusterReach(way.kubeconfig(), namespace)
         if list(paths.labs()):
             return LabReach(None)
         if list(paths.RUN.glob("*/agent-status.json")):

@@ -15,7 +15,8 @@ from daemonset.config import Config
 from daemonset.pods import SourceUnavailable
 from mesh.aio import Background
 from mesh.kube.api import Api
-from mesh.kube.transport import Misconfigured, connect, connect_by_account
+from mesh.kube.errors import Misconfigured
+from mesh.kube.transport import connect, connect_by_account
 
 
 class ClusterNode:

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
+class Misconfigured(Exception):
+    """There is no usable way to an API server; the message says where it was looked for."""
+
+
 class ApiFault(Exception):
     """A request did not do what it should; `status` is the HTTP status, 0 if there was no answer."""
 

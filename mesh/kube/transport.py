@@ -20,7 +20,8 @@ from urllib.parse import urlencode
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from mesh.kube.errors import Unavailable, of_answer
+from mesh.kube.errors import Misconfigured, Unavailable, of_answer
+from mesh.kube.kubeconfig import Kubeconfig, configuration
 
 # Watches of every kind, and what runs beside them.
 MAX_CONNECTIONS = 64
@@ -40,10 +41,6 @@ _SOCKET_OPTIONS = [
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 JSON = "application/json"
-
-
-class Misconfigured(Exception):
-    """There is no usable way to an API server; the message says where it was looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +132,19 @@ class Transport:
 
 def connect(kubeconfig: Path | None = None) -> Transport:
     """The API server of a kubeconfig, or without one of the pod's own cluster; raises Misconfigured."""
-    from kubernetes import client, config  # noqa: PLC0415 - 22 MB and half a second that the source `files` does without
-    from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
-    from yaml import YAMLError  # noqa: PLC0415
+    return over(configuration(Kubeconfig((kubeconfig,)) if kubeconfig else None))
+
+
+def over(found: Any) -> Transport:
+    """The API server of a configuration of the official client."""
+    from kubernetes import client  # noqa: PLC0415 - as in mesh.kube.kubeconfig
 
     # It would warn of each watch beyond ten that its connection is not kept.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    configuration = client.Configuration()
-    try:
-        if kubeconfig is None:
-            config.load_incluster_config(client_configuration=configuration)
-        else:
-            config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    except (ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError) as error:
-        where = f"kubeconfig {kubeconfig}" if kubeconfig else "the pod's service account (or give --kubeconfig)"
-        raise Misconfigured(f"{where}: {_sentence(error)}") from error
-    configuration.connection_pool_maxsize = MAX_CONNECTIONS
-    configuration.socket_options = _SOCKET_OPTIONS
-    pool = client.ApiClient(configuration).rest_client.pool_manager
-    return Transport(configuration.host, pool, lambda: _headers(configuration.auth_settings()))
+    found.connection_pool_maxsize = MAX_CONNECTIONS
+    found.socket_options = _SOCKET_OPTIONS
+    pool = client.ApiClient(found).rest_client.pool_manager
+    return Transport(found.host, pool, lambda: _headers(found.auth_settings()))
 
 
 def connect_by_account(folder: Path = ACCOUNT, env: Mapping[str, str] = os.environ) -> Transport:

@@ -187,6 +187,35 @@ def test_install_says_what_it_waits_for_and_goes_on_from_there(api, api_server):
     assert kinds["Namespace"]["metadata"]["labels"].items() >= LABELS.items()
 
 
+def test_a_repeated_installation_keeps_the_settings_that_are_not_named(api, api_server):
+    options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", "mesh-again", "--timeout", "0.1"]
+    CliRunner().invoke(culvert, ["install", *options, "--image", "a/b:c", "--set", "logs.level=debug"])
+    CliRunner().invoke(culvert, ["install", *options, "--set", "logs.level=info"])
+    kept = run(record.read(api(), "mesh-again"))
+    assert kept.settings == {"image": "a/b:c", "logs": {"level": "info"}}
+
+
+def test_an_upgrade_of_what_helm_has_installed_is_refused_with_what_to_do(api, api_server):
+    async def work():
+        role = next(one for one in wanted("mesh-theirs").objects if one["kind"] == "ClusterRole")
+        labels = {**role["metadata"]["labels"], record.MANAGED_BY: "Helm"}
+        await api().apply(CLUSTER_ROLES, {**role, "metadata": {**role["metadata"], "labels": labels}})
+
+    run(work())
+    for word in ("install", "upgrade"):
+        done = CliRunner().invoke(culvert, [word, "--kubeconfig", str(api_server.kubeconfig), "-n", "mesh-theirs"])
+        assert done.exit_code == 1
+        assert "`helm upgrade`" in done.stderr
+
+
+def test_a_namespace_is_not_enrolled_into_a_mesh_that_is_not_there(own_server):
+    run(own_server.api().create(NAMESPACES, {"metadata": {"name": "shop"}}))
+    done = CliRunner().invoke(culvert, ["enrol", "shop", "--kubeconfig", str(own_server.kubeconfig)])
+    assert done.exit_code == 1
+    assert "`culvert install` first" in done.stderr
+    assert MESH_LABEL not in run(own_server.api().get(NAMESPACES, "shop"))["metadata"]["labels"]
+
+
 def test_an_upgrade_of_nothing_is_refused(api, api_server):
     done = CliRunner().invoke(culvert, ["upgrade", "--kubeconfig", str(api_server.kubeconfig), "-n", "mesh-none"])
     assert done.exit_code == 1

@@ -18,6 +18,9 @@ class FakeReach:
         for name in controllers:
             self.answers[name, 0, "/debug/announced"] = {"nodes": dict.fromkeys(nodes, True)}
 
+    def emptiness(self):
+        return "nothing runs: `culvert install`"
+
     def nodes(self):
         return self._nodes
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -9,7 +10,8 @@ from cli.check import check
 
 def run(monkeypatch, *checks, json_wanted=False):
     monkeypatch.setattr(features, "all_checks", lambda: list(checks))
-    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("/nowhere"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     return CliRunner().invoke(check, ["--json"] if json_wanted else [])
 
@@ -45,4 +47,4 @@ def test_without_a_cluster_there_is_nothing_to_look_at_before_an_installation(mo
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     result = CliRunner().invoke(check, ["--pre"])
     assert result.exit_code == 1
-    assert "which cluster?" in result.stderr
+    assert "no such file is there" in result.stderr

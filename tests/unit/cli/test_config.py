@@ -66,3 +66,10 @@ def test_a_node_that_is_none_is_answered_with_those_that_are(reach):
     done = run("workloads", "zzz")
     assert done.exit_code == 1
     assert "these have an agent: a, b" in done.stderr
+
+
+def test_where_nothing_runs_the_answer_is_what_to_do(monkeypatch):
+    monkeypatch.setattr(options, "reach", lambda *_: FakeReach(nodes=()))
+    done = run("workloads")
+    assert done.exit_code == 1
+    assert "`culvert install`" in done.stderr

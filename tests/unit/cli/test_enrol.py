@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from cli.enrol import not_followed
-from mesh.enrolment import CAPTURE_ANNOTATION, MESH_LABEL
+from mesh.enrolment import CAPTURE_ANNOTATION, ISTIO_LABEL, MESH_LABEL
 
 
 class Pages:
@@ -25,8 +25,8 @@ def pod(capture="", *, label=None, **changes):
     return {"metadata": metadata, "spec": {}, "status": {"phase": "Running"}, **changes}
 
 
-def missing(found, labels):
-    return asyncio.run(not_followed(Pages(found), "shop", labels))
+def missing(found, labels, istio_labels=False):
+    return asyncio.run(not_followed(Pages(found), "shop", labels, istio_labels=istio_labels))
 
 
 IN, OUT = {MESH_LABEL: "enabled"}, {}
@@ -46,6 +46,13 @@ IN, OUT = {MESH_LABEL: "enabled"}, {}
 )
 def test_what_is_as_its_labels_ask_is_not_waited_for(found, labels):
     assert missing(found, labels) == []
+
+
+@pytest.mark.parametrize("istio_labels", [False, True])
+def test_labels_of_istio_count_where_they_are_honoured(istio_labels):
+    ambient = {ISTIO_LABEL: "ambient"}
+    behind = missing(pod("enabled"), ambient, istio_labels), missing(pod(""), ambient, istio_labels)
+    assert [bool(lines) for lines in behind] == [not istio_labels, istio_labels]
 
 
 def test_what_is_not_is_named():

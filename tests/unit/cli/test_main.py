@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -52,6 +53,23 @@ def test_help_of_a_group_lists_its_commands():
 )
 def test_wrong_usage_ends_with_2(arguments):
     assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["statsu"], ["lab", "stauts"], ["config", "workload"]])
+def test_a_command_that_is_none_is_answered_with_the_nearest(words):
+    done = run(*words)
+    assert done.exit_code == 2
+    assert "Did you mean '" in done.stderr
+
+
+def test_the_version_is_the_packages():
+    assert run("--version").stdout == f"culvert {importlib.metadata.version('culvert')}\n"
+
+
+def test_a_namespace_that_cannot_be_one_is_refused_before_anything_is_asked():
+    done = run("install", "--namespace", "Bad_Name")
+    assert done.exit_code == 2
+    assert "'Bad_Name' is no name of a namespace" in done.stderr
 
 
 def test_starting_the_command_imports_nothing_heavy():

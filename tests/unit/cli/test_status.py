@@ -1,7 +1,11 @@
-import pytest
+import json
 
+import pytest
+from click.testing import CliRunner
+
+from cli.reach import options
 from cli.reach.base import AGENT
-from cli.status import lines, look
+from cli.status import lines, look, status
 from tests.unit.cli.reach import FakeReach, agent_status
 
 
@@ -10,6 +14,15 @@ def test_a_mesh_in_order_is_healthy_and_shows_its_pods():
     assert found["healthy"]
     text = "\n".join(lines(found))
     assert "shop/web-a" in text and "captured" in text
+
+
+def test_where_nothing_runs_the_answer_is_what_to_do(monkeypatch):
+    monkeypatch.setattr(options, "reach", lambda *_: FakeReach(nodes=(), controllers=()))
+    done = CliRunner().invoke(status, [])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "`culvert install`" in done.stderr
+    found = json.loads(CliRunner().invoke(status, ["--json"]).stdout)
+    assert not found["healthy"] and "`culvert install`" in found["problem"]
 
 
 def test_a_node_whose_agent_is_away_is_named():

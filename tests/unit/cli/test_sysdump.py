@@ -24,6 +24,15 @@ def test_what_answers_is_collected_and_what_does_not_is_named(tmp_path, monkeypa
     assert "controllers/controller/announced.json" in read
 
 
+def test_an_archive_without_any_component_is_a_failure_and_json_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "reach", lambda *_: FakeReach(nodes=(), controllers=()))
+    done = CliRunner().invoke(module.sysdump, ["-o", str(tmp_path / "d.tar.gz"), "--json"])
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["archive"] == str(tmp_path / "d.tar.gz")
+    assert found["entries"] == [] and "culvert install" in found["missing"][0]
+
+
 def test_an_archive_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(options, "reach", lambda *_: FakeReach())
     done = CliRunner().invoke(module.sysdump, ["-o", str(tmp_path / "none" / "dump.tar.gz")])

@@ -11,8 +11,8 @@ import pytest
 
 from mesh.kube import errors
 from mesh.kube.api import MAX_REQUESTS, Api, Selection
+from mesh.kube.errors import Misconfigured
 from mesh.kube.resources import CONFIG_MAPS, EVENTS, NAMESPACES, PODS, Resource
-from mesh.kube.transport import Misconfigured
 from tests.support.waiting import until
 from tests.unit.controller.fake_api import Answer, FakeApi, refusal
 from tests.unit.controller.nodes import pod

@@ -1,27 +1,55 @@
-from pathlib import Path
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from mesh.kube.forward import Forwarder, kubeconfig_of_user
-from mesh.kube.transport import Misconfigured
+from mesh.kube.errors import Forbidden, Unavailable
+from mesh.kube.forward import Forwarder
+from mesh.kube.kubeconfig import Kubeconfig, configuration
 
 
-def test_the_kubeconfig_is_the_one_that_kubectl_would_take(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert kubeconfig_of_user(None, {}) is None
-    own = tmp_path / ".kube" / "config"
-    own.parent.mkdir()
-    own.write_text("")
-    other = tmp_path / "other"
-    other.write_text("")
-    assert kubeconfig_of_user(None, {}) == own
-    assert kubeconfig_of_user(None, {"KUBECONFIG": f"/nowhere:{other}"}) == other
-    assert kubeconfig_of_user(None, {"KUBECONFIG": "/nowhere"}) is None
-    assert kubeconfig_of_user(own, {"KUBECONFIG": str(other)}) == own
+class Refusing(BaseHTTPRequestHandler):
+    """An API server that forwards no port."""
+
+    def do_GET(self):
+        body = json.dumps({"kind": "Status", "message": 'pods "p" is forbidden: User "u" cannot'}).encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
 
 
-def test_a_kubeconfig_that_says_nothing_is_named(tmp_path):
+@pytest.fixture
+def server():
+    with HTTPServer(("127.0.0.1", 0), Refusing) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def forwarder(tmp_path, port):
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "c"}}
+    found = {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [{"name": "c", "user": {}}]}
     path = tmp_path / "config"
-    path.write_text("kind: Config\n")
-    with pytest.raises(Misconfigured, match=str(path)):
-        Forwarder(path)
+    path.write_text(json.dumps(found))
+    return Forwarder(configuration(Kubeconfig((path,))))
+
+
+def test_a_refusal_is_the_sentence_of_the_api_server_and_nothing_around_it(server, tmp_path):
+    with pytest.raises(Forbidden) as found:
+        forwarder(tmp_path, server.server_port).get("n", "p", 15000, "/x")
+    assert str(found.value) == 'port 15000 of pod n/p: 403: pods "p" is forbidden: User "u" cannot'
+    assert found.value.status == 403
+
+
+def test_a_server_that_is_not_there_is_unavailable(server, tmp_path):
+    found = forwarder(tmp_path, 1)
+    with pytest.raises(Unavailable, match=r"port 15000 of pod n/p: .*refused"):
+        found.get("n", "p", 15000, "/x")

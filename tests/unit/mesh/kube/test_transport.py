@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import pytest
 
-from mesh.kube.transport import Call, Misconfigured, connect_by_account
+from mesh.kube.errors import Misconfigured
+from mesh.kube.transport import Call, connect_by_account
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
