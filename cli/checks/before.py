@@ -10,12 +10,17 @@ from cli.install.kinds import ACCESS_REVIEWS, DAEMON_SETS, Document, resource_of
 from cli.install.record import is_ours, manager
 from mesh.kube.api import Api, Selection
 from mesh.kube.errors import ApiFault, Forbidden, NotFound
-from mesh.kube.resources import DEFINITIONS, NAMESPACES, NODES
+from mesh.kube.resources import CONFIG_MAPS, DEFINITIONS, NAMESPACES, NODES
 from mesh.kube.transport import Call
 
 OLDEST_KUBERNETES = (1, 27)  # as the chart says; policies' status and server-side apply of all of it
 OLDEST_KERNEL = (6, 1)
 GUARD_KERNEL = (6, 6)
+# What a vendor's build of Kubernetes has in its version, and by what else a platform is known.
+_MARKS = {"+k3s": "k3s", "-gke.": "gke", "-eks-": "eks"}
+_OWN_PATHS = {"k3s", "gke", "openshift"}
+_OPENSHIFT = "node.openshift.io/os_id"
+_COMPUTE = "eks.amazonaws.com/compute-type"
 _PSA = "pod-security.kubernetes.io/enforce"
 # Agents of others that steer the same connections.
 _OTHERS = {"ztunnel": "Istio's ztunnel", "istio-cni-node": "Istio's CNI agent", "linkerd-cni": "Linkerd's CNI plugin"}
@@ -25,7 +30,7 @@ async def checks(api: Api, namespace: str) -> list[Check]:
     """Everything; a fault of the API server is the last check."""
     found: list[Check] = []
     chart = Chart()
-    for look in (_version, _nodes, _others):
+    for look in (_version, _nodes, _platform, _cilium, _others):
         try:
             found += await look(api)
         except ApiFault as fault:
@@ -62,6 +67,59 @@ async def _nodes(api: Api) -> list[Check]:
     sentence = "all can have the guard" if not weak else f"probably without the guard (Linux 6.6): {some(weak)}"
     found.append(Check("guard", not weak, sentence, is_required=False))
     return found
+
+
+async def _platform(api: Api) -> list[Check]:
+    """What `--platform` should say, and nodes on which nothing of ours can run."""
+    nodes = [item async for page in api.pages(Selection(NODES)) for item in page]
+    version = str((await api.request(Call("GET", "/version"), dict)).get("gitVersion", ""))
+    name = platform_of(version, nodes)
+    found = [Check("platform", True, f"--platform {name}" if name != "generic" else "nothing special: generic")]
+    if autopilot := [node["metadata"]["name"] for node in nodes if node["metadata"]["name"].startswith("gk3-")]:
+        sentence = f"GKE Autopilot admits no DaemonSet that uses the node's network: {some(autopilot)}"
+        found.append(Check("Autopilot", False, sentence))
+    if fargate := [one["metadata"]["name"] for one in nodes if labels_of(one).get(_COMPUTE) == "fargate"]:
+        sentence = f"Fargate runs no DaemonSet, pods there stay outside: {some(fargate)}"
+        found.append(Check("Fargate", False, sentence, is_required=False))
+    return found
+
+
+def platform_of(version: str, nodes: Iterable[Document]) -> str:
+    """The platform by an API server's version and its nodes, as the chart's setting calls it."""
+    for mark, name in _MARKS.items():
+        if mark in version:
+            return name
+    for node in nodes:
+        provider = str((node.get("spec") or {}).get("providerID", "")).partition(":")[0]
+        if _OPENSHIFT in labels_of(node):
+            return "openshift"
+        if provider == "kind":
+            return "kind"
+    return "generic"
+
+
+async def platform_warning(api: Api, chosen: str) -> str:
+    """What is odd about a platform that was chosen, for somebody who installs; empty: nothing, or it is not known."""
+    try:
+        nodes = [item async for page in api.pages(Selection(NODES)) for item in page]
+        version = str((await api.request(Call("GET", "/version"), dict)).get("gitVersion", ""))
+    except ApiFault:
+        return ""
+    name = platform_of(version, nodes)
+    if name == chosen or not {name, chosen} & _OWN_PATHS:
+        return ""
+    return f"this looks like {name}, and the platform is {chosen}: nodes may keep CNI elsewhere (--platform {name})"
+
+
+async def _cilium(api: Api) -> list[Check]:
+    """Cilium takes what others put into its CNI configuration out again, unless it is told to leave it."""
+    try:
+        data = (await api.get(CONFIG_MAPS, "cilium-config", "kube-system")).get("data") or {}
+    except (NotFound, Forbidden):
+        return []
+    is_alone = data.get("cni-exclusive", "true") == "true"
+    sentence = "takes our CNI entry out again: set cni.exclusive=false there" if is_alone else "leaves our CNI entry"
+    return [Check("Cilium", not is_alone, sentence, is_required=False)]
 
 
 async def _others(api: Api) -> list[Check]:
@@ -124,6 +182,11 @@ async def _namespace(api: Api, namespace: str) -> list[Check]:
     sentence = f"{namespace} is there" + ("" if level == "privileged" else f" and admits only {level} pods ({_PSA})")
     # `install` labels the namespace itself.
     return [Check("namespace", True, sentence)]
+
+
+def labels_of(found: Document) -> dict[str, str]:
+    """An object's labels."""
+    return found["metadata"].get("labels") or {}
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """`culvert install`, `upgrade`, `uninstall`."""
 
 import functools
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any, TypeVar, cast
 import click
 
 from cli import cluster
+from cli.checks import before
 from cli.install import record, removal, steps
 from cli.install.chart import Chart, Release
 from cli.install.manifests import PLATFORMS, text
 from cli.install.record import Record, ref_of
 from cli.install.steps import InstallRefused, Wanted
 from cli.install.template import TemplateFault
-from cli.install.values import BadValues, Values, chosen, complete
+from cli.install.values import BadValues, Values, assignments_between, chosen, complete
 from cli.install.waiting import TimedOut
 from cli.lab.options import complain, fail, json_option, print_json
 from mesh.kube.api import Api
@@ -127,14 +129,19 @@ def upgrade(reset: bool, choice: Choice, way: cluster.Way, timeout: float, dry_r
         if dry_run:
             _print(chart, wanted, as_json)
             return {}
-        return await _bring(api, wanted, earlier, timeout)
+        try:
+            return await _bring(api, wanted, earlier, timeout)
+        except TimedOut as late:
+            raise TimedOut(f"{late}\n{_way_back(chart, earlier, wanted)}") from late
 
     if found := _run(way, work):
         _tell(found, as_json)
 
 
 @click.command()
-@click.option("--purge", is_flag=True, help="Policies and the namespace too, whatever is in it.")
+@click.option(
+    "--purge", is_flag=True, help="Policies and the namespace too, whatever is in it, and although nodes are not clean."
+)
 @click.option("--timeout", default=120.0, show_default=True, metavar="SECONDS", help="How long each step may take.")
 @cluster.namespace_option
 @cluster.cluster_options
@@ -142,7 +149,8 @@ def upgrade(reset: bool, choice: Choice, way: cluster.Way, timeout: float, dry_r
 def uninstall(purge: bool, timeout: float, namespace: str, way: cluster.Way, as_json: bool) -> None:
     """Take Culvert out of a cluster: pods are let go, nodes cleaned, objects removed.
 
-    Ends with 1 when something stays, and says what: policies of users (unless --purge), nodes that do not answer.
+    Ends with 1 when something stays, and says what: policies of users (unless --purge), nodes that do not answer. Those
+    are cleaned when they are back; repeated, the command then removes the rest.
 
     \b
     culvert uninstall
@@ -185,6 +193,9 @@ def _wanted(chart: Chart, choice: Choice, earlier: Values | None) -> Wanted:
 
 
 async def _bring(api: Api, wanted: Wanted, earlier: Record | None, timeout_s: float) -> dict[str, Any]:
+    platform = str(wanted.record.settings.get("platform", "generic"))
+    if warning := await before.platform_warning(api, platform):
+        complain(f"culvert: {warning}")
     done = await steps.bring(api, wanted, earlier, complain)
     await steps.wait(api, wanted.namespace, timeout_s, complain)
     return {
@@ -194,6 +205,14 @@ async def _bring(api: Api, wanted: Wanted, earlier: Record | None, timeout_s: fl
         "removed": done.removed,
         "left": done.left,
     }
+
+
+def _way_back(chart: Chart, earlier: Record, wanted: Wanted) -> str:
+    """How to undo an upgrade that does not come to an end."""
+    now, then = complete(chart.defaults, wanted.record.settings), complete(chart.defaults, earlier.settings)
+    words = "".join(f" --set {shlex.quote(text)}" for text in assignments_between(now, then))
+    whose = "" if earlier.version == chart.version else f"the `culvert` of version {earlier.version}: "
+    return f"pods of before serve until new ones are ready; back to them: {whose}culvert upgrade{words}"
 
 
 def _print(chart: Chart, wanted: Wanted, as_json: bool) -> None:

@@ -6,16 +6,18 @@ pins); then the objects. What could not be cleaned is said by name and never hid
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from cli.install import record, waiting
-from cli.install.cleaner import CLEANER, cleaner_of
-from cli.install.kinds import DAEMON_SETS, Document
+from cli.install.cleaner import CLEANER
+from cli.install.cleaning import NODE, Cleaning, pods_gone, silent_nodes
+from cli.install.kinds import DEPLOYMENTS, Document
 from cli.install.record import Ref, is_ours, manager
 from cli.install.waiting import Say, TimedOut
-from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, MESH_LABEL
+from cli.presence import honours_istio_labels
+from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, MESH_LABEL, asked_by
 from mesh.kube.api import Api, Selection
 from mesh.kube.errors import NotFound
 from mesh.kube.resources import (
@@ -30,7 +32,6 @@ from mesh.kube.resources import (
     Resource,
 )
 
-NODE = "culvert-node"
 # Made by the controller, and so not part of any list of ours.
 _MADE = (
     (SECRETS, "culvert-ca"),
@@ -39,6 +40,14 @@ _MADE = (
     (LEASES, "culvert-controller"),
 )
 _TEMPLATE = "{} {}: new pods of it carry the label {} again: take it out of the template"
+_REST = (
+    "daemonset {}: stays and cleans such a node when it is back; then repeat `culvert uninstall`. "
+    "For one that does not come back: kubectl delete node. --purge gives it up"
+)
+_NOTHING = (
+    "namespace {} has no installation. Were its objects removed in another way, nodes still carry programs and the CNI "
+    "entry: `culvert install` and then `culvert uninstall` clean them"
+)
 _POLICIES = (AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS)
 
 
@@ -63,22 +72,30 @@ class Removal:
     async def run(self, objects: Sequence[Ref]) -> Removed:
         """Everything, in order; raises ApiFault."""
         result = Removed()
-        helm = await self.node_set_of_helm()
+        helm = await self.is_helms()
         await self.let_go(result)
-        await self.clean_nodes(result)
+        is_clean = await self.clean_nodes(result)
         await self.strip_annotations()
         if helm:
-            result.left.append("the objects are Helm's: remove them with `helm uninstall`")
+            result.left.append(
+                f"the objects are Helm's: {'' if is_clean else 'then '}remove them with `helm uninstall`"
+            )
             return result
-        await self.remove_objects(objects, result)
+        await self.remove_objects(objects, result, keep=not is_clean)
         await self.remove_definitions(result)
-        await self.remove_namespace(result)
+        if is_clean:
+            await self.remove_namespace(result)
         return result
 
-    async def node_set_of_helm(self) -> bool:
+    @property
+    def nodes(self) -> Cleaning:
+        """What is done on nodes."""
+        return Cleaning(self.api, self.namespace, self.say, self.timeout_s)
+
+    async def is_helms(self) -> bool:
         """Whether Helm has made the installation."""
         try:
-            return manager(await self.api.get(DAEMON_SETS, NODE, self.namespace)) == "Helm"
+            return manager(await self.api.get(DEPLOYMENTS, "culvert-controller", self.namespace)) == "Helm"
         except NotFound:
             return False
 
@@ -95,6 +112,8 @@ class Removal:
                 result.done.append(f"label {MESH_LABEL} of {what}{found['metadata']['name']}")
                 for owner in found["metadata"].get("ownerReferences") or ():
                     _add_once(result.left, _TEMPLATE.format(owner["kind"].lower(), owner["name"], MESH_LABEL))
+        if await self.nodes.node_set() is None:
+            return  # nobody is there to let go or to say so
         try:
             await waiting.until("pods to be let go", self._captured, self.timeout_s, self.say)
         except TimedOut as late:
@@ -106,13 +125,27 @@ class Removal:
             await self._strip(PODS, pod, {"annotations": {CAPTURE_ANNOTATION: None}})
 
     async def _captured(self) -> list[str]:
-        if await self._node_set() is None:
-            return []  # nobody is there to let go or to say so
+        """Pods that agents still have to let go: not those that Istio's label keeps, nor those on silent nodes."""
+        silent, kept = await silent_nodes(self.api), await self._kept_by_istio_labels()
         return [
             f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']} is captured"
             for pod in await self._annotated()
             if pod["metadata"]["annotations"][CAPTURE_ANNOTATION] == CAPTURED and _is_alive(pod)
+            if pod["spec"].get("nodeName") not in silent and not kept(pod)
         ]
+
+    async def _kept_by_istio_labels(self) -> Callable[[Document], bool]:
+        """Which pods stay captured for as long as there is an agent, because of a label that is not ours to take."""
+        if not await honours_istio_labels(self.api):
+            return lambda pod: False
+        spaces = await self._all(Selection(NAMESPACES, metadata_only=True))
+        labels = {one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in spaces}
+
+        def is_kept(pod: Document) -> bool:
+            own, around = pod["metadata"].get("labels") or {}, labels.get(pod["metadata"]["namespace"], {})
+            return asked_by(own, around, istio_labels=True).enrol
+
+        return is_kept
 
     async def _annotated(self) -> list[Document]:
         pods = await self._all(Selection(PODS))
@@ -125,56 +158,53 @@ class Removal:
 
     # --- nodes
 
-    async def clean_nodes(self, result: Removed) -> None:
-        """End the nodes' pods and remove what outlives them on every node."""
-        node_set = await self._node_set()
+    async def clean_nodes(self, result: Removed) -> bool:
+        """End the nodes' pods and remove what outlives them on every node; False if some could not be cleaned yet."""
+        node_set = await self.nodes.node_set()
         if node_set is not None:
-            await self._apply_cleaner(node_set)
-            await self.api.delete(DAEMON_SETS, NODE, self.namespace, uid=node_set["metadata"]["uid"])
+            await self.nodes.start(node_set)
             result.done.append(f"daemonset {self.namespace}/{NODE}")
+        if not await self.nodes.is_under_way():
+            await self._say_what_is_not_known(result)
+            return True
+        cleaned, dirty = await self.nodes.wait()
+        result.done.append(f"what was pinned and entered on {cleaned} nodes")
+        result.left += dirty
+        if dirty and not self.purge:
+            result.left.append(_REST.format(f"{self.namespace}/{CLEANER}"))
+            return False
+        if rest := await self.nodes.finish():
+            result.left.append(rest)
+        return True
+
+    async def _say_what_is_not_known(self, result: Removed) -> None:
+        """Nothing is there that could clean nodes; whether something was, only an installation's other objects tell."""
         try:
-            cleaner = await self.api.get(DAEMON_SETS, CLEANER, self.namespace)
+            await self.api.get(DEPLOYMENTS, "culvert-controller", self.namespace)
         except NotFound:
-            result.left.append("no DaemonSet culvert-node is there: whether nodes are clean is not known")
+            self.say(_NOTHING.format(self.namespace))
             return
-        missing = partial(waiting.daemon_set_missing, self.api, self.namespace, CLEANER)
-        try:
-            await waiting.until("nodes to be cleaned", missing, self.timeout_s, self.say)
-            result.done.append(f"what was pinned and entered on {cleaner_nodes(await self._get_cleaner())} nodes")
-        except TimedOut as late:
-            result.left.append(f"{late}\n  on such a node: culvert node unload, and remove the plugin culvert-cni")
-        await self.api.delete(DAEMON_SETS, CLEANER, self.namespace, uid=cleaner["metadata"]["uid"])
-        gone = partial(waiting.pods_gone, self.api, self.namespace, CLEANER)
-        try:
-            await waiting.until("pods to end", gone, self.timeout_s, self.say)
-        except TimedOut as late:
-            result.left.append(str(late))
-
-    async def _apply_cleaner(self, node_set: Document) -> None:
-        await self.api.apply(DAEMON_SETS, cleaner_of(node_set), self.namespace)
-
-    async def _get_cleaner(self) -> Document:
-        return await self.api.get(DAEMON_SETS, CLEANER, self.namespace)
-
-    async def _node_set(self) -> Document | None:
-        try:
-            return await self.api.get(DAEMON_SETS, NODE, self.namespace)
-        except NotFound:
-            return None
+        result.left.append(f"no DaemonSet {NODE} is there: whether nodes are clean is not known")
 
     # --- objects
 
-    async def remove_objects(self, objects: Sequence[Ref], result: Removed) -> None:
-        """The objects of the installation, the last first, and those that the controller has made."""
+    async def remove_objects(self, objects: Sequence[Ref], result: Removed, *, keep: bool = False) -> None:
+        """The objects of the installation, the last first, and those that the controller has made.
+
+        `keep`: not the record and not what nodes are cleaned with.
+        """
+        kept = {"Namespace"} | ({"ServiceAccount"} if keep else set())
         for ref in reversed(objects):
-            if ref.kind != "Namespace" and await record.removed(self.api, ref):
+            if ref.kind not in kept and await record.removed(self.api, ref):
                 result.done.append(str(ref))
-        gone = partial(waiting.pods_gone, self.api, self.namespace, "culvert-controller")
+        gone = partial(pods_gone, self.api, self.namespace, "culvert-controller")
         try:
             await waiting.until("the controllers to end", gone, self.timeout_s, self.say)
         except TimedOut as late:
             result.left.append(str(late))
         for resource, name in _MADE:
+            if keep and name == record.NAME:
+                continue
             try:
                 await self.api.delete(resource, name, self.namespace)
                 result.done.append(f"{resource} {self.namespace}/{name}")
@@ -238,11 +268,6 @@ class Removal:
 
     async def _all(self, selection: Selection) -> list[Document]:
         return [item async for page in self.api.pages(selection) for item in page]
-
-
-def cleaner_nodes(cleaner: Document) -> int:
-    """How many nodes it runs on."""
-    return int(cleaner.get("status", {}).get("desiredNumberScheduled", 0))
 
 
 def _add_once(lines: list[str], line: str) -> None:

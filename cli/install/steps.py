@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cli.install import record, waiting
+from cli.install.cleaning import Cleaning
 from cli.install.kinds import Document, name_of, resource_of
 from cli.install.record import Record
 from cli.install.waiting import Say
@@ -13,6 +14,7 @@ from mesh.kube.errors import ApiFault, NotFound
 from mesh.kube.resources import DEFINITIONS
 
 DEFINITION_TIMEOUT_S = 30.0
+CLEANING_TIMEOUT_S = 60.0
 
 
 class InstallRefused(Exception):
@@ -41,6 +43,7 @@ class Done:
 async def bring(api: Api, wanted: Wanted, earlier: Record | None, say: Say) -> Done:
     """Make the cluster's objects those that are wanted; raises InstallRefused, ApiFault, TimedOut."""
     await check_owner(api, wanted)
+    await _end_cleaning(api, wanted.namespace, say)
     done = Done([], [], [])
     for definition in wanted.definitions:
         await _bring_definition(api, definition, done, say)
@@ -55,6 +58,16 @@ async def bring(api: Api, wanted: Wanted, earlier: Record | None, say: Say) -> D
         if ref not in wanted.record.objects and await record.removed(api, ref):
             done.removed.append(str(ref))
     return done
+
+
+async def _end_cleaning(api: Api, namespace: str, say: Say) -> None:
+    """What an uninstallation that could not be finished has left would take out again what is put in now."""
+    cleaning = Cleaning(api, namespace, say, CLEANING_TIMEOUT_S)
+    if not await cleaning.is_under_way():
+        return
+    say("ends the uninstallation that was not finished")
+    if rest := await cleaning.finish():
+        raise InstallRefused(rest)
 
 
 async def wait(api: Api, namespace: str, timeout_s: float, say: Say) -> None:

@@ -7,6 +7,7 @@ mapping whose default is empty takes any keys (labels, node selectors), and so d
 
 import copy
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,11 @@ Values = dict[str, Any]
 
 # Mappings of Kubernetes' own: their keys are not the chart's.
 _OPEN = {"resources", "nodeSelector", "labels"}
+
+
+def is_open(key: str, default: Mapping[str, Any]) -> bool:
+    """Whether a mapping takes any keys."""
+    return not default or key in _OPEN
 
 
 class BadValues(Exception):
@@ -65,6 +71,27 @@ def merged(defaults: Values, files: Iterable[Path], assignments: Iterable[str]) 
     return complete(defaults, chosen(defaults, files, assignments))
 
 
+def assignments_between(now: Values, then: Values, path: str = "") -> list[str]:
+    """What `--set` has to say to get from some settings to others, both complete; nothing goes away by it."""
+    found: list[str] = []
+    for key, value in then.items():
+        where, old = path + key.replace(".", r"\."), now.get(key)
+        if isinstance(value, dict):
+            found += assignments_between(old if isinstance(old, dict) else {}, value, f"{where}.")
+        elif isinstance(value, list) and value != old and any(isinstance(item, dict) for item in value):
+            for at, item in enumerate(value):
+                found += assignments_between({}, item, f"{where}[{at}].")
+        elif value != old:
+            found.append(f"{where}={_written(value)}")
+    return found
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return "{" + ",".join(map(_written, value)) + "}"
+    return json.dumps(value) if isinstance(value, bool) else str(value).replace(",", r"\,")
+
+
 def _merge(values: Values, changes: Values) -> None:
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
@@ -86,7 +113,7 @@ def _checked(given: Values, known: Mapping[str, Any], path: str, faults: list[st
             value = str(value)  # noqa: PLW2901 - a version, an account: the text that was written
         if type(value) is not type(default):
             faults.append(f"{where}: takes {_WORDS[type(default)]}, not {'nothing' if value is None else repr(value)}")
-        elif isinstance(value, dict) and default and key not in _OPEN:
+        elif isinstance(value, dict) and not is_open(str(key), default):
             found[key] = _checked(value, default, f"{where}.", faults)
         else:
             found[key] = value

@@ -58,7 +58,7 @@ async def deployment_missing(api: Api, namespace: str, name: str) -> list[str]:
     found = await api.get(DEPLOYMENTS, name, namespace)
     wanted, status = found["spec"].get("replicas", 1), found.get("status", {})
     ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
-    if _is_observed(found) and ready >= wanted and status.get("replicas", 0) == wanted:
+    if is_observed(found) and ready >= wanted and status.get("replicas", 0) == wanted:
         return []
     return [f"{ready} of {wanted} ready", *await pods_in_trouble(api, namespace, name)]
 
@@ -69,17 +69,11 @@ async def daemon_set_missing(api: Api, namespace: str, name: str) -> list[str]:
     status = found.get("status", {})
     wanted = status.get("desiredNumberScheduled", 0)
     ready = min(status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0))
-    if _is_observed(found) and wanted and ready >= wanted:
+    if is_observed(found) and wanted and ready >= wanted:
         return []
-    if _is_observed(found) and not wanted:
+    if is_observed(found) and not wanted:
         return ["there is no node that it may run on"]
     return [f"{ready} of {wanted} nodes ready", *await pods_in_trouble(api, namespace, name)]
-
-
-async def pods_gone(api: Api, namespace: str, name: str) -> list[str]:
-    """Pods that still are there although they should not be."""
-    pods = await api.page(Selection(PODS, namespace, label_selector=f"app.kubernetes.io/name={name}"))
-    return [f"pod {pod['metadata']['name']} on {pod['spec'].get('nodeName', '?')} ends" for pod in pods.items]
 
 
 async def pods_in_trouble(api: Api, namespace: str, name: str) -> list[str]:
@@ -87,7 +81,7 @@ async def pods_in_trouble(api: Api, namespace: str, name: str) -> list[str]:
     pods = await api.page(Selection(PODS, namespace, label_selector=f"app.kubernetes.io/name={name}"))
     found = []
     for pod in pods.items:
-        if pod["metadata"].get("deletionTimestamp") or _is_ready(pod):
+        if pod["metadata"].get("deletionTimestamp") or is_ready(pod):
             continue
         reason = trouble(pod) or await _last_warning(api, pod)
         if reason:
@@ -130,10 +124,12 @@ async def _last_warning(api: Api, pod: Document) -> str:
     return " ".join(str(latest[-1].get("message", "")).split()) if latest else ""
 
 
-def _is_ready(pod: Document) -> bool:
+def is_ready(pod: Document) -> bool:
+    """Whether a pod says that it is."""
     conditions = conditions_of(pod)
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-def _is_observed(found: Document) -> bool:
+def is_observed(found: Document) -> bool:
+    """Whether an object's status is about the object as it is now."""
     return bool(found.get("status", {}).get("observedGeneration", 0) >= found["metadata"].get("generation", 0))

@@ -16,6 +16,7 @@ CASES = {
     "defaults": [],
     "gke": ["platform=gke"],
     "openshift": ["platform=openshift", "namespace.create=true", "managedBy=culvert"],
+    "openshift with a plugin": ["platform=openshift", "cni.confDir=/c", "node.seLinuxType=super_t"],
     "k3s, paths of one's own": ["platform=k3s", "cni.binDir=/a", "cni.confDir=/b,cni.confSubPath=$(NODE_NAME)/c"],
     "cert-manager": ["ca.source=cert-manager,ca.issuerName=vault,ca.issuerKind=Issuer"],
     "monitors": ["serviceMonitor.enabled=true", "serviceMonitor.labels.release=prom", "serviceMonitor.interval=5s"],
@@ -65,6 +66,13 @@ def test_an_installation_is_the_same_with_helm_and_without(case):
     ours = CHART.objects(CHART.values((), CASES[case]), Release("mesh", service="Helm"))
     assert by_name(ours) == by_name(yaml.safe_load_all(done.stdout))
     assert ours
+
+
+@pytest.mark.parametrize("assignment", ["logs.levl=debug", "controller.replicas=abc", "istioLabels=2", "nodes.x=1"])
+def test_helm_refuses_settings_that_are_none_and_values_of_another_type(assignment):
+    done = helm([assignment])
+    assert done.returncode
+    assert assignment.partition("=")[0].split(".")[-1] in done.stderr or "nodes" in done.stderr
 
 
 @pytest.mark.parametrize("assignment", REFUSED)

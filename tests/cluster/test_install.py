@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from cli.install import record, removal, steps
 from cli.install.chart import Chart, Release
+from cli.install.cleaner import CLEANER
 from cli.install.kinds import DAEMON_SETS, DEPLOYMENTS, resource
 from cli.install.record import LABELS, Record, ref_of
 from cli.install.values import complete
@@ -151,10 +152,13 @@ def test_removal_takes_labels_objects_and_definitions_and_says_what_stays(api):
         await client.create(AUTHORIZATION_POLICIES, policy, "shop-out")
         await client.create(SECRETS, {"metadata": {"name": "cacerts"}}, "mesh-out")
         kept = await record.read(client, "mesh-out")
+        first = await removal.Removal(client, "mesh-out", quiet, 1.0).run(kept.objects)
+        stays = [ref for ref in kept.objects if await is_there(client, ref)], await record.read(client, "mesh-out")
+        await say_that_nodes_are_clean(client, "mesh-out")
         removed = await removal.Removal(client, "mesh-out", quiet, 1.0).run(kept.objects)
         found = await client.get(PODS, "web", "shop-out"), await client.get(NAMESPACES, "shop-out")
         rest = [ref for ref in kept.objects if ref.kind != "Namespace" and await is_there(client, ref)]
-        return removed, found, rest
+        return first, stays, removed, found, rest
 
     async def is_there(client, ref):
         try:
@@ -163,15 +167,49 @@ def test_removal_takes_labels_objects_and_definitions_and_says_what_stays(api):
             return False
         return True
 
-    removed, (pod, namespace), rest = run(work())
+    first, (stays, kept), removed, (pod, namespace), rest = run(work())
+    assert "nodes to be cleaned: not within 1 s" in first.left[0]  # no controller is there that would make pods
+    assert "repeat `culvert uninstall`" in first.left[1]
+    assert {ref.kind for ref in stays} == {"ServiceAccount", "Namespace"}
+    assert kept is not None
     assert MESH_LABEL not in namespace["metadata"]["labels"]
     assert not pod["metadata"].get("labels") and not pod["metadata"].get("annotations")
     assert rest == []
     left = "\n".join(removed.left)
     assert "authorizationpolicies.security.istio.io: 1 objects" in left
     assert "namespace mesh-out: holds secrets cacerts" in left
-    assert "nodes to be cleaned" in left  # no node is there that could say so
-    assert "customresourcedefinition peerauthentications.security.istio.io" in removed.done
+    assert "nodes" not in left
+    assert "customresourcedefinition peerauthentications.security.istio.io" in first.done
+
+
+async def say_that_nodes_are_clean(client, namespace):
+    """As Kubernetes' controller would of a cluster without nodes."""
+    found = await client.get(DAEMON_SETS, CLEANER, namespace)
+    status = {"observedGeneration": found["metadata"]["generation"], "desiredNumberScheduled": 0}
+    counts = dict.fromkeys(("currentNumberScheduled", "numberMisscheduled", "numberReady"), 0)
+    await client.merge_patch(DAEMON_SETS, CLEANER, {"status": {**status, **counts}}, namespace, "status")
+
+
+def test_an_installation_ends_a_removal_that_was_not_finished(api):
+    async def work():
+        client = api()
+        await steps.bring(client, wanted("mesh-back"), None, quiet)
+        kept = await record.read(client, "mesh-back")
+        await removal.Removal(client, "mesh-back", quiet, 0.5).run(kept.objects)
+        await client.get(DAEMON_SETS, CLEANER, "mesh-back")
+        await steps.bring(client, wanted("mesh-back"), kept, quiet)
+        with pytest.raises(NotFound):
+            await client.get(DAEMON_SETS, CLEANER, "mesh-back")
+        await client.get(DAEMON_SETS, "culvert-node", "mesh-back")
+
+    run(work())
+
+
+def test_where_nothing_is_installed_there_is_nothing_to_remove(api, api_server):
+    options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", "mesh-never"]
+    done = CliRunner().invoke(culvert, ["uninstall", *options])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "namespace mesh-never has no installation" in done.stderr
 
 
 def test_install_says_what_it_waits_for_and_goes_on_from_there(api, api_server):

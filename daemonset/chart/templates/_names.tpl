@@ -8,6 +8,19 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "rootNamespace" -}}
 {{ .Values.rootNamespace | default .Release.Namespace }}
 {{- end -}}
+{{- /* OpenShift's Multus calls the network by one file of a fixed name, which is no list: nothing can be chained there. */ -}}
+{{- define "hasPlugin" -}}
+{{- if and .Values.cni.enabled (or .Values.cni.confDir (ne .Values.platform "openshift")) -}}
+true
+{{- end -}}
+{{- end -}}
+{{- define "seLinuxType" -}}
+{{- if .Values.node.seLinuxType -}}
+{{ .Values.node.seLinuxType }}
+{{- else if eq .Values.platform "openshift" -}}
+spc_t
+{{- end -}}
+{{- end -}}
 {{- define "binDir" -}}
 {{- if .Values.cni.binDir -}}
 {{ .Values.cni.binDir }}
@@ -26,8 +39,6 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{ .Values.cni.confDir }}
 {{- else if eq .Values.platform "k3s" -}}
 /var/lib/rancher/k3s/agent/etc/cni/net.d
-{{- else if eq .Values.platform "openshift" -}}
-/etc/cni/multus/net.d
 {{- else -}}
 /etc/cni/net.d
 {{- end -}}

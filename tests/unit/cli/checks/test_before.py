@@ -1,6 +1,6 @@
 import pytest
 
-from cli.checks.before import OLDEST_KERNEL, numbers, some
+from cli.checks.before import OLDEST_KERNEL, numbers, platform_of, some
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,23 @@ def test_what_is_no_version_counts_as_too_old():
 def test_a_long_list_stays_readable():
     assert some([str(number) for number in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
     assert some(["a", "b"]) == "a, b"
+
+
+def node(provider="", **labels):
+    return {"metadata": {"name": "n", "labels": labels}, "spec": {"providerID": provider}}
+
+
+@pytest.mark.parametrize(
+    ("version", "nodes", "found"),
+    [
+        ("v1.33.4+k3s1", [], "k3s"),
+        ("v1.33.4-gke.1134000", [node("gce://p/z/n")], "gke"),
+        ("v1.33.3-eks-ace6451", [node("aws:///z/i-1")], "eks"),
+        ("v1.33.0", [node(), node(**{"node.openshift.io/os_id": "rhel"})], "openshift"),
+        ("v1.33.0", [node("kind://docker/kind/n")], "kind"),
+        ("v1.33.4+rke2r1", [node("rke2://n")], "generic"),
+        ("v1.33.0", [{"metadata": {"name": "n"}}], "generic"),
+    ],
+)
+def test_the_platform_is_known_by_its_version_or_its_nodes(version, nodes, found):
+    assert platform_of(version, nodes) == found

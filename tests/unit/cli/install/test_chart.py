@@ -48,6 +48,18 @@ def test_every_process_takes_the_settings_that_it_is_given():
     assert ztunnel.place.runtime == agent.place.runtime
 
 
+def test_openshift_has_no_list_that_the_plugin_could_stand_in_and_enforces_selinux():
+    pod = one("DaemonSet", "culvert-node", "platform=openshift")["spec"]["template"]["spec"]
+    assert not [word for word in container("agent", "platform=openshift")["args"] if "--cni" in word]
+    assert not [volume for volume in pod["volumes"] if volume["name"].startswith("cni")]
+    assert pod["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
+    own = "platform=openshift", "cni.confDir=/c", "node.seLinuxType=super_t"
+    assert [word for word in container("agent", *own)["args"] if "--cni-conf-dir" in word]
+    pod = one("DaemonSet", "culvert-node", *own)["spec"]["template"]["spec"]
+    assert pod["securityContext"]["seLinuxOptions"] == {"type": "super_t"}
+    assert "securityContext" not in one("DaemonSet", "culvert-node")["spec"]["template"]["spec"]
+
+
 def test_processes_take_the_settings_of_another_installation():
     chosen = ["ca.source=cert-manager,ca.issuerName=vault", "istioLabels=true", "rootNamespace=istio-system"]
     chosen += ["auth.extraNodeAccounts={istio-system/ztunnel}", "auth.tokenAudiences={culvert-ca,istio-ca}"]

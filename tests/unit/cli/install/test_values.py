@@ -1,6 +1,6 @@
 import pytest
 
-from cli.install.values import BadValues, merged
+from cli.install.values import BadValues, assignments_between, merged
 
 DEFAULTS = {
     "image": "a:1",
@@ -85,3 +85,19 @@ def test_all_faults_are_said_at_once(tmp_path):
     with pytest.raises(BadValues) as fault:
         merged(DEFAULTS, [tmp_path / "bad.yaml", tmp_path / "none.yaml"], ["x=1", "on=3"])
     assert len(str(fault.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["image=b:2", "on=true", "replicas=3"],
+        ["args={--a=b,--c}"],
+        [r"image=a\,b", r"node.labels.a\.b/c=d", "node.resources.requests.cpu=2"],
+        ["node.tolerations[0].key=k,node.tolerations[0].operator=Equal"],
+    ],
+)
+def test_the_way_from_one_choice_to_another_is_what_set_takes(assignments):
+    now, then = merged(DEFAULTS, (), ()), merged(DEFAULTS, (), assignments)
+    words = assignments_between(now, then)
+    assert merged(DEFAULTS, (), words) == then
+    assert assignments_between(then, then) == []
