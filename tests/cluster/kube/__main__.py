@@ -28,11 +28,12 @@ def main(context: click.Context, name: str) -> None:
 
 
 @main.command()
-def build() -> None:
-    """Build the pinned Kubernetes and CoreDNS into the user's cache, once."""
-    for module in binaries.modules():
+@click.argument("modules", nargs=-1, type=click.Choice([*binaries.modules(), *binaries.EXTRA_MODULES]))
+def build(modules: tuple[str, ...]) -> None:
+    """Build the pinned programs of a cluster, or MODULES alone, into the user's cache, once."""
+    for module in modules or binaries.modules():
         binaries.build(module, say)
-    click.echo(binaries.cache())
+    click.echo("\n".join(str(binaries.folder(module)) for module in modules) or binaries.cache())
 
 
 @main.command()

@@ -1,0 +1,310 @@
+"""Our ztunnel under Istio's own control plane, the binary: what is announced, certificates, changes, reconnects.
+
+Runs where CULVERT_TEST_ISTIOD names the binary. `tests/cluster/kube/modules/istiod` pins it; it is not a part of
+`make kube`: `python -m tests.cluster.kube build istiod` builds it from its published Go modules and says where.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh import xds
+from mesh.addresses import to_bytes16
+from mesh.channel import Credentials
+from mesh.kube.api import Api, Document, Selection
+from mesh.kube.resources import AUTHORIZATION_POLICIES, PODS
+from mesh.wire.authorization_pb2 import Authorization
+from mesh.wire.workload_pb2 import Address
+from tests.cluster import istiod as istio
+from tests.cluster.alone import ApiAlone
+from tests.cluster.conftest import new_server
+from tests.cluster.istiod import Istiod, Ztunnel
+from tests.cluster.mesh_objects import Objects, fresh
+from tests.cluster.objects import RESOURCES, define, namespace, pod, put, until
+from tests.support.engine import Engine
+from tests.support.pki import Credential
+from tests.unit.controller.nodes import policy
+from tests.unit.controller.recorded import translate
+from ztunnel.decide import Destination, Peer, inbound
+from ztunnel.identity import svid
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+CAPTURED = {"ambient.istio.io/redirection": "enabled"}  # as Istio's CNI writes it
+NODE, OTHER_NODE = "node-a", "node-b"
+STRICT = {"mtls": {"mode": "STRICT"}}
+DENY = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["9090"]}}]}]}
+
+_addresses = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An API server, istiod beside it, and where a ztunnel finds its credentials."""
+
+    server: ApiAlone
+    istiod: Istiod
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    waiting = new_server()  # where there can be none either, that is the reason
+    if not istio.BINARY:
+        pytest.skip("CULVERT_TEST_ISTIOD does not name a binary of Istio's pilot-discovery")
+    with waiting as server:
+        folder = tmp_path_factory.mktemp("istiod")
+        process = Istiod(server, folder)
+        try:
+            asyncio.run(_prepare(server, process))
+            yield Stage(server, process, folder)
+        finally:
+            process.kill()
+
+
+async def _prepare(server: ApiAlone, process: Istiod) -> None:
+    api = server.api()
+    await define(api)
+    await namespace(api, istio.NAMESPACE)
+    for name, zone in ((NODE, "z1"), (OTHER_NODE, "z2")):
+        labels = {"topology.kubernetes.io/region": "r1", "topology.kubernetes.io/zone": zone}
+        await put(api, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+    system = Objects(api, istio.NAMESPACE)
+    await system.account(istio.ZTUNNEL)
+    await process.start()
+
+
+async def credentials(one: Stage, api: Api, audience: str = "istio-ca") -> Credentials:
+    """Of the ztunnel of the first node: a token of its pod, and the roots that istiod gives out."""
+    system = Objects(api, istio.NAMESPACE)
+    name = fresh("ztunnel")
+    uid = await system.pod(name, istio.ZTUNNEL, NODE)
+    folder = one.folder / name
+    folder.mkdir()
+    (folder / "token").write_text(await system.token(istio.ZTUNNEL, audience, (name, uid)))
+    (folder / "root-cert.pem").write_text(await istio.roots(api, istio.NAMESPACE))
+    return Credentials(folder / "none", folder / "token", "Kubernetes", folder / "root-cert.pem")
+
+
+class Shop:
+    """A namespace in the mesh with a client here, two servers there, and a service of these."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.namespace = fresh("shop")
+
+    async def open(self) -> None:
+        await namespace(self.api, self.namespace, **{"istio.io__dataplane-mode": "ambient"})
+        await self.pod("client", NODE)
+        await self.pod("web-1", OTHER_NODE, app="web")
+        await self.pod("web-2", OTHER_NODE, app="web")
+        spec = {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}
+        await self.put("v1", "Service", "web", spec)
+
+    async def pod(self, name: str, node: str, **labels: str) -> str:
+        """A pod whose account is called as its application; its address."""
+        number = next(_addresses)
+        address = f"10.7.{number // 250}.{number % 250 + 1}"
+        made = pod(name, address, self.namespace, node, labels=labels, annotations=CAPTURED)
+        made["spec"]["serviceAccountName"] = name.partition("-")[0]
+        await put(self.api, made)
+        return address
+
+    async def put(self, version: str, kind: str, name: str, spec: dict[str, Any]) -> None:
+        metadata = {"name": name, "namespace": self.namespace}
+        await put(self.api, {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
+
+    async def put_policy(self, name: str, spec: dict[str, Any], kind: str = "AuthorizationPolicy") -> None:
+        await put(self.api, policy(name, spec, kind, self.namespace))
+
+    def uid(self, name: str) -> str:
+        """What the control plane calls a pod."""
+        return f"Kubernetes//Pod/{self.namespace}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A shop, and a ztunnel of ours that has heard of it."""
+
+    api: Api
+    shop: Shop
+    ztunnel: Ztunnel
+
+
+@contextlib.asynccontextmanager
+async def scene(one: Stage, **options: Any) -> AsyncIterator[Scene]:
+    api = one.server.api()
+    shop = Shop(api)
+    await shop.open()
+    ztunnel = Ztunnel(one.istiod.port, NODE, await credentials(one, api), **options)
+    async with ztunnel.running():
+        try:
+            await until(lambda: knows(ztunnel, shop, "web-2", "web-1", "client"), "the pods of the shop are announced")
+            yield Scene(api, shop, ztunnel)
+        except AssertionError:
+            print(one.istiod.said(), ztunnel.ads.last_error)
+            raise
+
+
+def knows(ztunnel: Ztunnel, shop: Shop, *names: str) -> bool:
+    return ztunnel.ads.synced.is_set() and all(ztunnel.store.workload_number(shop.uid(name)) for name in names)
+
+
+def lets_in(one: Scene, name: str, identity: str | None, port: int = 8080) -> bool:
+    """Whether a pod of the shop is reached by someone with this identity, None: in plain."""
+    store = one.ztunnel.store
+    number = store.workload_number(one.shop.uid(name))
+    workload = store.workload(number)
+    assert workload is not None
+    peer = Peer(identity, to_bytes16("10.9.9.9"))
+    return inbound(store, number, peer, Destination(workload.addresses[0], port)).allow
+
+
+async def documents(api: Api) -> list[Document]:
+    found = []
+    for kind, resource in RESOURCES.items():
+        if kind != "CustomResourceDefinition":
+            async for page in api.pages(Selection(resource)):
+                found += [{"apiVersion": resource.api_version, "kind": kind, **item} for item in page]
+    return found
+
+
+def test_what_is_announced_is_what_our_controller_makes_of_the_same_objects(stage: Stage) -> None:
+    async def test() -> None:
+        async with scene(stage) as one:
+            caller = {"source": {"principals": [f"cluster.local/ns/{one.shop.namespace}/sa/client"]}}
+            await one.shop.put_policy("deny", DENY)
+            await one.shop.put_policy(
+                "allow", {"selector": {"matchLabels": {"app": "web"}}, "rules": [{"from": [caller]}]}
+            )
+            await one.shop.put_policy("strict", STRICT, "PeerAuthentication")
+            wanted = translate(await documents(one.api))
+            await until(lambda: sorted(one.ztunnel.messages) == sorted(wanted), "everything is announced")
+            await until(lambda: _differing(one.ztunnel, wanted) == [], "and as it should be")
+            store = one.ztunnel.store
+            assert store.policy_faults == {}
+            client = store.workload(store.workload_number(one.shop.uid("client")))
+            assert client is not None and client.hbone and store.is_local(client)
+            assert str(client.identity).endswith(f"/ns/{one.shop.namespace}/sa/client")
+            name = f"{one.shop.namespace}/web.{one.shop.namespace}.svc.cluster.local"
+            assert len(store.endpoints_of_port(store.service_number(name), 80) or ()) == 2
+
+    asyncio.run(test())
+
+
+def _differing(ztunnel: Ztunnel, wanted: Mapping[str, Address | Authorization]) -> list[str]:
+    return [name for name, message in wanted.items() if type(message).FromString(ztunnel.messages[name]) != message]
+
+
+def test_a_certificate_is_issued_for_a_pod_of_the_node_and_for_nobody_else(stage: Stage) -> None:
+    async def test() -> None:
+        async with scene(stage) as one:
+            ztunnel, space = one.ztunnel, one.shop.namespace
+            client, elsewhere = ztunnel.certificate(space, "client"), ztunnel.certificate(space, "web")
+            await until(lambda: str(client) in ztunnel.held.by_identity, "the certificate")
+            chain, _, roots = ztunnel.held.by_identity[str(client)]
+            given = await istio.roots(one.api, space)
+            assert svid.read_roots(roots) == svid.read_roots(given)
+            assert svid.leads_to(chain, given)
+            held, fault = ztunnel.identities.certificates()[client]
+            assert held is not None and fault == ""
+            lifetime = held.not_after - held.not_before
+            assert timedelta(hours=23) < lifetime < timedelta(hours=25)
+            with Engine() as engine:
+                assert not engine.put_identity(str(client), Credential(*ztunnel.held.by_identity[str(client)]))
+            await until(lambda: ztunnel.identities.certificates()[elsewhere][1], "the refusal")
+            assert "UNAUTHENTICATED" in ztunnel.identities.certificates()[elsewhere][1]
+            assert str(elsewhere) not in ztunnel.held.by_identity
+
+    asyncio.run(test())
+
+
+def test_changed_pods_and_policies_arrive(stage: Stage) -> None:
+    async def test() -> None:
+        async with scene(stage) as one:
+            store, shop = one.ztunnel.store, one.shop
+            friend = f"spiffe://cluster.local/ns/{shop.namespace}/sa/client"
+            assert lets_in(one, "web-1", None)
+            await shop.put_policy("strict", STRICT, "PeerAuthentication")
+            await until(lambda: not lets_in(one, "web-1", None), "STRICT")
+            assert lets_in(one, "web-1", friend)
+            await shop.put_policy("deny", DENY)
+            await until(lambda: not lets_in(one, "web-1", friend, 9090), "the port is denied")
+            assert lets_in(one, "web-1", friend)
+            await shop.put_policy("deny", {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["8080"]}}]}]})
+            await until(lambda: not lets_in(one, "web-1", friend), "the other port is denied")
+            assert lets_in(one, "web-1", friend, 9090)
+            await one.api.delete(AUTHORIZATION_POLICIES, "deny", shop.namespace)
+            await until(lambda: lets_in(one, "web-1", friend), "nothing is denied")
+
+            address = await shop.pod("web-3", NODE, app="web")
+            await until(lambda: store.workload_at(to_bytes16(address)), "the new pod")
+            await one.api.delete(PODS, "web-1", shop.namespace, grace_s=0)
+            await until(lambda: not store.workload_number(shop.uid("web-1")), "the old pod is gone")
+            name = f"{shop.namespace}/web.{shop.namespace}.svc.cluster.local"
+            assert len(store.endpoints_of_port(store.service_number(name), 80) or ()) == 2
+            assert one.ztunnel.ads.terminations == dict.fromkeys(one.ztunnel.ads.terminations, 0)
+
+    asyncio.run(test())
+
+
+def test_after_a_restart_of_istiod_only_what_changed_comes(stage: Stage) -> None:
+    async def test() -> None:
+        async with scene(stage) as one:
+            ztunnel, shop = one.ztunnel, one.shop
+            await shop.put_policy("deny", DENY)
+            await until(lambda: f"Authorization {shop.namespace}/deny" in ztunnel.messages, "the policy")
+            known = dict(ztunnel.messages)
+            stage.istiod.kill()
+            await until(lambda: not ztunnel.ads.connected, "the stream has ended")
+            assert ztunnel.messages == known
+            ztunnel.updates.clear()
+            await one.api.delete(PODS, "web-1", shop.namespace, grace_s=0)
+            await one.api.delete(AUTHORIZATION_POLICIES, "deny", shop.namespace)
+            await shop.pod("web-3", NODE, app="web")
+            await stage.istiod.start()
+            await until(lambda: ztunnel.ads.connected and knows(ztunnel, shop, "web-3"), "the new pod")
+            await until(lambda: f"Authorization {shop.namespace}/deny" not in ztunnel.messages, "the policy is gone")
+            told = [update for update in ztunnel.updates if update.type_url == xds.ADDRESS_TYPE]
+            assert {entry.name for update in told for entry in update.changed} == {shop.uid("web-3")}
+            assert {name for update in told for name in update.removed} == {shop.uid("web-1")}
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("asks_for_roots", [False, True])
+def test_asked_for_our_own_type_or_not_it_serves_the_others(stage: Stage, asks_for_roots: bool) -> None:
+    async def test() -> None:
+        async with scene(stage, asks_for_roots=asks_for_roots) as one:
+            await until(lambda: one.ztunnel.ads.connected, "a stream that stays")
+            ended = dict(one.ztunnel.ads.terminations)
+            assert sum(ended.values()) <= asks_for_roots, one.ztunnel.ads.last_error
+            client = str(one.ztunnel.certificate(one.shop.namespace, "client"))
+            await until(lambda: client in one.ztunnel.held.by_identity, "a certificate, with roots")
+            assert one.ztunnel.held.by_identity[client][2] == svid.join_roots(
+                await istio.roots(one.api, one.shop.namespace)
+            )
+            address = await one.shop.pod("web-4", NODE, app="web")
+            await until(lambda: one.ztunnel.store.workload_at(to_bytes16(address)), "the new pod")
+            assert one.ztunnel.ads.terminations == ended
+
+    asyncio.run(test())
+
+
+def test_a_token_of_another_audience_is_refused_and_the_reason_shows(stage: Stage) -> None:
+    async def test() -> None:
+        api = stage.server.api()
+        ztunnel = Ztunnel(stage.istiod.port, NODE, await credentials(stage, api, "culvert-ca"))
+        async with ztunnel.running():
+            await until(lambda: sum(ztunnel.ads.terminations.values()), "the refusal")
+            assert ztunnel.ads.last_error.startswith("UNAUTHENTICATED")
+            assert not ztunnel.ads.synced.is_set()
+
+    asyncio.run(test())
