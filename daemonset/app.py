@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bpf.features import has_guard
 from daemonset.agent import Agent, Here, KernelNamespaces
+from daemonset.annotated import Annotations
 from daemonset.config import Config
 from daemonset.controller_link import ControllerLink
 from daemonset.enrolment import KernelFault, Pace, World
@@ -23,7 +24,7 @@ from daemonset.kernel import NodeKernel
 from daemonset.lock import only_agent, running_agent
 from daemonset.pods import PodSource
 from daemonset.programs import LoadFailed, run_loader
-from daemonset.reports import Reports
+from daemonset.reports import OpenStream, Reports
 from daemonset.runtime import RuntimeSource
 from daemonset.status import Sources, Status
 from daemonset.ztunnels import Ztunnels
@@ -134,7 +135,7 @@ async def _work(config: Config, status: Status, source: PodSource, cluster: "Clu
     with NodeKernel.open(config.key, no_guard=no_guard) as kernel:
         node_cookie = netns_cookie(OWN_NETNS)
         kernel.set_node(node_cookie)
-        reports = Reports(config.place.node, _controller_link(config).open)
+        reports = Reports(config.place.node, _open_reports(config, cluster))
         async with Ztunnels(config.zds_socket) as ztunnels, Background() as background:
 
             def changed() -> None:
@@ -164,6 +165,16 @@ def _no_guard(setting: str) -> str:
     if setting == "off":
         return "the setting --guard is off"
     return "" if has_guard() else "this kernel lacks programs on network links (tcx, Linux 6.6)"
+
+
+def _open_reports(config: Config, cluster: "ClusterNode | None") -> OpenStream:
+    if config.control.control_plane == "culvert":
+        return _controller_link(config).open
+    return Annotations(_nothing_to_write if cluster is None else cluster.written).open
+
+
+async def _nothing_to_write() -> None:
+    """Whoever runs the pods writes their documents."""
 
 
 def _controller_link(config: Config) -> ControllerLink:

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 CAPTURE_ANNOTATION = "culvert.io/capture"
 CAPTURED, PENDING, BYPASSING = "enabled", "pending", "bypassing"
 
+# The same for Istio's control plane: the annotation of Istio's CNI, "enabled" or not there.
+ISTIO_ANNOTATION = "ambient.istio.io/redirection"
+
 MESH_LABEL = "culvert.io/mesh"
 ISTIO_LABEL = "istio.io/dataplane-mode"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from mesh.logs import FORMATS, LEVELS
 from mesh.settings import setting
 
+CONTROL_PLANES = ("culvert", "istio")
+
 
 @dataclass(frozen=True, slots=True)
 class Control:
@@ -17,6 +19,9 @@ class Control:
     controller: str = setting(meaning="host:port of the controller")
     controller_name: str = setting(
         "culvert-controller.culvert-system.svc", "DNS name that the controller's certificate must carry"
+    )
+    control_plane: str = setting(
+        "culvert", f"{' or '.join(CONTROL_PLANES)}: whose it is; Istio's is told and asked only what it knows"
     )
     token: Path | None = setting(None, "file with a service account token, sent as bearer token; unset: none")
     roots: Path | None = setting(
@@ -28,7 +33,10 @@ class Control:
         """What is wrong with it, one line each."""
         host, _, port = self.controller.rpartition(":")
         is_valid = host and port.isascii() and port.isdigit() and 0 < int(port) < 65536
-        return [] if is_valid else [f"--controller: {self.controller!r} is not host:port"]
+        found = [] if is_valid else [f"--controller: {self.controller!r} is not host:port"]
+        if self.control_plane not in CONTROL_PLANES:
+            found.append(f"--control-plane: {self.control_plane!r} is none of {', '.join(CONTROL_PLANES)}")
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ from mesh import setting_groups, settings
 from mesh.identity import DEFAULT_TRUST_DOMAIN
 from mesh.settings import setting
 
-CONTROL_PLANES = ("culvert", "istio")
-
 _MAX_PORT = 65_535
 _MAX_UINT32 = 0xFFFF_FFFF
 
@@ -33,9 +31,6 @@ class Place:
 class Control(setting_groups.Control):
     """The controller, for configuration and certificates."""
 
-    control_plane: str = setting(
-        "culvert", f"{' or '.join(CONTROL_PLANES)}; istio: ask for nothing that only Culvert's controller knows"
-    )
     certificate_ttl_s: int = setting(86400, "lifetime asked for workload certificates, seconds")
     start_timeout_s: float = setting(0.0, "give up when not ready after so many seconds; 0: wait for ever")
 
@@ -112,8 +107,6 @@ class Config:
 
 def _check(config: Config) -> Iterator[str]:
     yield from config.control.faults()
-    if config.control.control_plane not in CONTROL_PLANES:
-        yield f"--control-plane: {config.control.control_plane!r} is none of {', '.join(CONTROL_PLANES)}"
     yield from config.logs.faults()
     for name in ("admin_port", "metrics_port", "ready_port"):
         if getattr(config.ports, name) > _MAX_PORT:

@@ -26,7 +26,7 @@ from controller.index.objects import (
 )
 from controller.index.parse_policies import authorization_policy, peer_authentication
 from controller.index.parse_routes import gateway, route
-from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED
+from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, ISTIO_ANNOTATION
 
 # API groups by kind: a kind of the same name in another group is another kind.
 _GROUPS = {
@@ -121,7 +121,7 @@ def _pod(field: Field) -> Pod:
         is_terminal=phase in ("Succeeded", "Failed"),
         is_terminating=metadata["deletionTimestamp"].is_set,
         is_host_network=spec["hostNetwork"].boolean(),
-        is_marked_captured=metadata["annotations"]["ambient.istio.io/redirection"].text() == "enabled",
+        is_marked_captured=metadata["annotations"][ISTIO_ANNOTATION].text() == CAPTURED,
         is_annotated_captured=metadata["annotations"][CAPTURE_ANNOTATION].text() == CAPTURED,
         speaks_hbone=labels.get("networking.istio.io/tunnel") == "http",
     )

@@ -31,6 +31,7 @@ class ClusterNode:
             raise SourceUnavailable(f"the API server: {fault}") from fault
         self._api = Api(transport, "culvert-node")
         self._socket = config.cni_socket
+        self._for_istio = config.control.control_plane == "istio"
         self.sandboxes = Sandboxes()
         self.source = ClusterSource(self._api, config.place.node, self.sandboxes)
         self._gate = Gate(self.source, self.sandboxes, starting, istio_labels=config.enrolment.istio_labels)
@@ -66,9 +67,14 @@ class ClusterNode:
             yield self
         self.sandboxes.close()
 
+    async def written(self) -> None:
+        """Returns once the pods carry what stands for them now."""
+        assert self._annotator is not None, "reports begin when annotations do"
+        await self._annotator.written()
+
     def annotate(self, agent: Agent, background: Background) -> None:
         """Begin to write on pods what became of them."""
-        self._annotator = Annotator(self._api, self.source, agent)
+        self._annotator = Annotator(self._api, self.source, agent, for_istio=self._for_istio)
         self.source.observers.append(self._annotator.changed)
         background.start(self._annotator.run(), "annotations")
 

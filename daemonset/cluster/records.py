@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.addresses import IPAddress, from_bytes16, to_bytes16
-from mesh.enrolment import CAPTURE_ANNOTATION
+from mesh.enrolment import CAPTURE_ANNOTATION, ISTIO_ANNOTATION
 
 # On a static pod's document: the uid by which the kubelet and the runtime know it.
 _MIRRORED = "kubernetes.io/config.mirror"
@@ -26,6 +26,7 @@ class Record:
     addresses: tuple[IPAddress, ...]
     phase: str
     annotation: str  # what it says about its capture
+    istio_annotation: str  # and what it says to Istio's control plane
 
     @property
     def has_ended(self) -> bool:
@@ -55,6 +56,7 @@ def decode(document: Mapping[str, Any]) -> Record:
         addresses=tuple(address for text in listed if (address := _address(text)) is not None),
         phase=status.get("phase") or "",
         annotation=annotations.get(CAPTURE_ANNOTATION) or "",
+        istio_annotation=annotations.get(ISTIO_ANNOTATION) or "",
     )
 
 

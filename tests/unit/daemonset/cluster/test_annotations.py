@@ -14,6 +14,7 @@ from tests.unit.controller.fake_api import FakeApi, Request, refusal
 from tests.unit.daemonset.cluster.objects import UID, pod
 
 CAPTURE = "culvert.io/capture"
+ISTIO = "ambient.istio.io/redirection"
 
 
 class Stage:
@@ -24,6 +25,7 @@ class Stage:
         self.records: dict[str, Any] = {}
         self.workers: dict[str, Any] = {}
         self.refusals: dict[str, Any] = {}
+        self.annotator: Any = None
 
     def worker(self, uid: str) -> Any:
         return self.workers.get(uid)
@@ -31,8 +33,8 @@ class Stage:
     def show(self) -> None:
         self.records = {one["metadata"]["uid"]: decode(one) for one in self.fake.objects["/api/v1/pods"].values()}
 
-    def annotation(self) -> str | None:
-        found: str | None = self.fake.get(pod())["metadata"].get("annotations", {}).get(CAPTURE)
+    def annotation(self, key: str = CAPTURE) -> str | None:
+        found: str | None = self.fake.get(pod())["metadata"].get("annotations", {}).get(key)
         return found
 
     def patches(self) -> list[Request]:
@@ -43,7 +45,7 @@ def worker(goal: Goal = Goal.ENROL, state: State = State.CAPTURED, captured: boo
     return SimpleNamespace(goal=goal, state=state, captured=captured)
 
 
-def play(tmp_path: Path, act: Any, first: Any = None, **annotations: str) -> None:
+def play(tmp_path: Path, act: Any, first: Any = None, *, for_istio: bool = False, **annotations: str) -> None:
     async def run() -> None:
         fake = FakeApi()
         document = pod()
@@ -53,7 +55,8 @@ def play(tmp_path: Path, act: Any, first: Any = None, **annotations: str) -> Non
         stage.show()
         stage.workers = {UID: first} if first else {}
         async with fake.serving(tmp_path) as api:
-            annotator = Annotator(api, stage, stage)  # type: ignore[arg-type]  # the parts of them that count
+            parts: Any = stage  # as far as they count
+            annotator = stage.annotator = Annotator(api, parts, parts, for_istio=for_istio)
             task = asyncio.get_running_loop().create_task(annotator.run())
 
             async def change() -> None:
@@ -158,3 +161,51 @@ def test_a_pod_that_has_ended_says_nothing_any_more(tmp_path: Path) -> None:
         assert stage.annotation() is None
 
     play(tmp_path, act, worker(), **{CAPTURE: "enabled"})
+
+
+def test_istios_control_plane_reads_its_own_annotation_on_captured_pods_only(tmp_path: Path) -> None:
+    async def act(stage: Stage, change: Any) -> None:
+        seen = []
+        for state in (worker(state=State.WAITING, captured=False), worker(), worker(Goal.UNENROL, captured=False)):
+            stage.workers = {UID: state}
+            await change()
+            stage.show()
+            seen.append((stage.annotation(), stage.annotation(ISTIO)))
+        assert seen == [("pending", None), ("enabled", "enabled"), ("bypassing", None)]
+
+    play(tmp_path, act, for_istio=True)
+
+
+def test_istios_annotation_that_is_missing_or_too_much_is_put_right(tmp_path: Path) -> None:
+    async def act(stage: Stage, change: Any) -> None:
+        await change()
+        assert stage.annotation(ISTIO) == "enabled"
+        stage.show()
+        stage.workers = {}
+        await change()
+        assert (stage.annotation(), stage.annotation(ISTIO)) == (None, None)
+
+    play(tmp_path, act, worker(), for_istio=True, **{CAPTURE: "enabled"})
+
+
+def test_under_our_own_controller_istios_annotation_is_another_s(tmp_path: Path) -> None:
+    async def act(stage: Stage, change: Any) -> None:
+        stage.workers = {UID: worker(Goal.UNENROL, captured=False)}
+        await change()
+        assert (stage.annotation(), stage.annotation(ISTIO)) == ("bypassing", "enabled")
+
+    play(tmp_path, act, worker(), **{CAPTURE: "enabled", ISTIO: "enabled"})
+
+
+def test_who_waits_for_what_is_written_waits_through_a_server_that_refuses(tmp_path: Path) -> None:
+    async def act(stage: Stage, change: Any) -> None:
+        stage.fake.script = lambda request: refusal(503) if request.method == "PATCH" else None
+        stage.workers = {UID: worker()}
+        written = asyncio.get_running_loop().create_task(stage.annotator.written())
+        await change()
+        assert not written.done()
+        stage.fake.script = lambda request: None
+        await asyncio.wait_for(written, 5)
+        assert stage.annotation() == "enabled"
+
+    play(tmp_path, act)
