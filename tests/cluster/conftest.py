@@ -1,5 +1,6 @@
 """What tests on a real Kubernetes share. Where it cannot run they are skipped, in one line; in CI that is a failure."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.cluster import needs
+from tests.cluster import istiod, needs
 from tests.cluster.alone import ApiAlone
 from tests.cluster.kube import binaries
 
@@ -51,3 +52,19 @@ def own_server() -> Iterator[ApiAlone]:
     """One that a test may ill-treat, or fill."""
     with new_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def istio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[istiod.Stage]:
+    """One with Istio's control plane beside it."""
+    waiting = new_server()  # where there can be none either, that is the reason
+    if not istiod.BINARY:
+        pytest.skip("CULVERT_TEST_ISTIOD does not name a binary of Istio's pilot-discovery")
+    folder = tmp_path_factory.mktemp("istiod")
+    with waiting as server:
+        stage = istiod.Stage(server, istiod.Istiod(server, folder), folder)
+        try:
+            asyncio.run(stage.start())
+            yield stage
+        finally:
+            stage.istiod.kill()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mesh import xds
@@ -17,7 +18,8 @@ from mesh.kube.errors import NotFound
 from mesh.kube.resources import CONFIG_MAPS
 from tests.cluster.alone import ApiAlone
 from tests.cluster.kube.api_server import free_ports
-from tests.cluster.objects import until
+from tests.cluster.mesh_objects import Objects, fresh
+from tests.cluster.objects import define, namespace, put, until
 from ztunnel.control.ads import AdsClient, NodeIdentity
 from ztunnel.control.link import ControllerLink
 from ztunnel.endpoints import Here
@@ -31,6 +33,8 @@ BINARY = os.environ.get("CULVERT_TEST_ISTIOD", "")
 NAMESPACE = "istio-system"
 NAME = f"istiod.{NAMESPACE}.svc"
 ZTUNNEL = "ztunnel"  # the account that may speak for the pods of its node
+NODES = {"node-a": "z1", "node-b": "z2"}  # and their zones
+CAPTURED = {"ambient.istio.io/redirection": "enabled"}  # as Istio's CNI writes it
 
 # What Istio's chart for ambient mode sets, without webhooks and controllers that no test here is about.
 _SETTINGS = {
@@ -106,6 +110,37 @@ async def roots(api: Api, namespace: str) -> str:
 
     await until(are_there, f"roots in {namespace}", 60)
     return found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An API server with two nodes, istiod beside it, and where ztunnels find their credentials."""
+
+    server: ApiAlone
+    istiod: Istiod
+    folder: Path
+
+    async def start(self) -> None:
+        """Make what istiod expects to be there, and start it."""
+        api = self.server.api()
+        await define(api)
+        await namespace(api, NAMESPACE)
+        for node, zone in NODES.items():
+            labels = {"topology.kubernetes.io/region": "r1", "topology.kubernetes.io/zone": zone}
+            await put(api, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}})
+        await Objects(api, NAMESPACE).account(ZTUNNEL)
+        await self.istiod.start()
+
+    async def credentials(self, node: str, audience: str = "istio-ca") -> Credentials:
+        """Of a node's ztunnel: the token of its pod, and the roots that istiod gives out."""
+        api = self.server.api()
+        system, name = Objects(api, NAMESPACE), fresh(ZTUNNEL)
+        uid = await system.pod(name, ZTUNNEL, node)
+        folder = self.folder / name
+        folder.mkdir()
+        (folder / "token").write_text(await system.token(ZTUNNEL, audience, (name, uid)))
+        (folder / "root-cert.pem").write_text(await roots(api, NAMESPACE))
+        return Credentials(folder / "none", folder / "token", "Kubernetes", folder / "root-cert.pem")
 
 
 class Held:

@@ -7,27 +7,22 @@ Runs where CULVERT_TEST_ISTIOD names the binary. `tests/cluster/kube/modules/ist
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh import xds
 from mesh.addresses import to_bytes16
-from mesh.channel import Credentials
 from mesh.kube.api import Api, Document, Selection
 from mesh.kube.resources import AUTHORIZATION_POLICIES, PODS
 from mesh.wire.authorization_pb2 import Authorization
 from mesh.wire.workload_pb2 import Address
-from tests.cluster import istiod as istio
-from tests.cluster.alone import ApiAlone
-from tests.cluster.conftest import new_server
-from tests.cluster.istiod import Istiod, Ztunnel
-from tests.cluster.mesh_objects import Objects, fresh
-from tests.cluster.objects import RESOURCES, define, namespace, pod, put, until
+from tests.cluster.istiod import CAPTURED, NODES, Stage, Ztunnel, roots
+from tests.cluster.mesh_objects import fresh
+from tests.cluster.objects import RESOURCES, namespace, pod, put, until
 from tests.support.engine import Engine
 from tests.support.pki import Credential
 from tests.unit.controller.nodes import policy
@@ -37,60 +32,11 @@ from ztunnel.identity import svid
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-CAPTURED = {"ambient.istio.io/redirection": "enabled"}  # as Istio's CNI writes it
-NODE, OTHER_NODE = "node-a", "node-b"
+NODE, OTHER_NODE = NODES
 STRICT = {"mtls": {"mode": "STRICT"}}
 DENY = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["9090"]}}]}]}
 
 _addresses = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """An API server, istiod beside it, and where a ztunnel finds its credentials."""
-
-    server: ApiAlone
-    istiod: Istiod
-    folder: Path
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    waiting = new_server()  # where there can be none either, that is the reason
-    if not istio.BINARY:
-        pytest.skip("CULVERT_TEST_ISTIOD does not name a binary of Istio's pilot-discovery")
-    with waiting as server:
-        folder = tmp_path_factory.mktemp("istiod")
-        process = Istiod(server, folder)
-        try:
-            asyncio.run(_prepare(server, process))
-            yield Stage(server, process, folder)
-        finally:
-            process.kill()
-
-
-async def _prepare(server: ApiAlone, process: Istiod) -> None:
-    api = server.api()
-    await define(api)
-    await namespace(api, istio.NAMESPACE)
-    for name, zone in ((NODE, "z1"), (OTHER_NODE, "z2")):
-        labels = {"topology.kubernetes.io/region": "r1", "topology.kubernetes.io/zone": zone}
-        await put(api, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
-    system = Objects(api, istio.NAMESPACE)
-    await system.account(istio.ZTUNNEL)
-    await process.start()
-
-
-async def credentials(one: Stage, api: Api, audience: str = "istio-ca") -> Credentials:
-    """Of the ztunnel of the first node: a token of its pod, and the roots that istiod gives out."""
-    system = Objects(api, istio.NAMESPACE)
-    name = fresh("ztunnel")
-    uid = await system.pod(name, istio.ZTUNNEL, NODE)
-    folder = one.folder / name
-    folder.mkdir()
-    (folder / "token").write_text(await system.token(istio.ZTUNNEL, audience, (name, uid)))
-    (folder / "root-cert.pem").write_text(await istio.roots(api, istio.NAMESPACE))
-    return Credentials(folder / "none", folder / "token", "Kubernetes", folder / "root-cert.pem")
 
 
 class Shop:
@@ -143,7 +89,7 @@ async def scene(one: Stage, **options: Any) -> AsyncIterator[Scene]:
     api = one.server.api()
     shop = Shop(api)
     await shop.open()
-    ztunnel = Ztunnel(one.istiod.port, NODE, await credentials(one, api), **options)
+    ztunnel = Ztunnel(one.istiod.port, NODE, await one.credentials(NODE), **options)
     async with ztunnel.running():
         try:
             await until(lambda: knows(ztunnel, shop, "web-2", "web-1", "client"), "the pods of the shop are announced")
@@ -176,9 +122,9 @@ async def documents(api: Api) -> list[Document]:
     return found
 
 
-def test_what_is_announced_is_what_our_controller_makes_of_the_same_objects(stage: Stage) -> None:
+def test_what_is_announced_is_what_our_controller_makes_of_the_same_objects(istio: Stage) -> None:
     async def test() -> None:
-        async with scene(stage) as one:
+        async with scene(istio) as one:
             caller = {"source": {"principals": [f"cluster.local/ns/{one.shop.namespace}/sa/client"]}}
             await one.shop.put_policy("deny", DENY)
             await one.shop.put_policy(
@@ -203,15 +149,15 @@ def _differing(ztunnel: Ztunnel, wanted: Mapping[str, Address | Authorization]) 
     return [name for name, message in wanted.items() if type(message).FromString(ztunnel.messages[name]) != message]
 
 
-def test_a_certificate_is_issued_for_a_pod_of_the_node_and_for_nobody_else(stage: Stage) -> None:
+def test_a_certificate_is_issued_for_a_pod_of_the_node_and_for_nobody_else(istio: Stage) -> None:
     async def test() -> None:
-        async with scene(stage) as one:
+        async with scene(istio) as one:
             ztunnel, space = one.ztunnel, one.shop.namespace
             client, elsewhere = ztunnel.certificate(space, "client"), ztunnel.certificate(space, "web")
             await until(lambda: str(client) in ztunnel.held.by_identity, "the certificate")
-            chain, _, roots = ztunnel.held.by_identity[str(client)]
-            given = await istio.roots(one.api, space)
-            assert svid.read_roots(roots) == svid.read_roots(given)
+            chain, _, trusted = ztunnel.held.by_identity[str(client)]
+            given = await roots(one.api, space)
+            assert svid.read_roots(trusted) == svid.read_roots(given)
             assert svid.leads_to(chain, given)
             held, fault = ztunnel.identities.certificates()[client]
             assert held is not None and fault == ""
@@ -226,9 +172,9 @@ def test_a_certificate_is_issued_for_a_pod_of_the_node_and_for_nobody_else(stage
     asyncio.run(test())
 
 
-def test_changed_pods_and_policies_arrive(stage: Stage) -> None:
+def test_changed_pods_and_policies_arrive(istio: Stage) -> None:
     async def test() -> None:
-        async with scene(stage) as one:
+        async with scene(istio) as one:
             store, shop = one.ztunnel.store, one.shop
             friend = f"spiffe://cluster.local/ns/{shop.namespace}/sa/client"
             assert lets_in(one, "web-1", None)
@@ -255,21 +201,21 @@ def test_changed_pods_and_policies_arrive(stage: Stage) -> None:
     asyncio.run(test())
 
 
-def test_after_a_restart_of_istiod_only_what_changed_comes(stage: Stage) -> None:
+def test_after_a_restart_of_istiod_only_what_changed_comes(istio: Stage) -> None:
     async def test() -> None:
-        async with scene(stage) as one:
+        async with scene(istio) as one:
             ztunnel, shop = one.ztunnel, one.shop
             await shop.put_policy("deny", DENY)
             await until(lambda: f"Authorization {shop.namespace}/deny" in ztunnel.messages, "the policy")
             known = dict(ztunnel.messages)
-            stage.istiod.kill()
+            istio.istiod.kill()
             await until(lambda: not ztunnel.ads.connected, "the stream has ended")
             assert ztunnel.messages == known
             ztunnel.updates.clear()
             await one.api.delete(PODS, "web-1", shop.namespace, grace_s=0)
             await one.api.delete(AUTHORIZATION_POLICIES, "deny", shop.namespace)
             await shop.pod("web-3", NODE, app="web")
-            await stage.istiod.start()
+            await istio.istiod.start()
             await until(lambda: ztunnel.ads.connected and knows(ztunnel, shop, "web-3"), "the new pod")
             await until(lambda: f"Authorization {shop.namespace}/deny" not in ztunnel.messages, "the policy is gone")
             told = [update for update in ztunnel.updates if update.type_url == xds.ADDRESS_TYPE]
@@ -280,17 +226,15 @@ def test_after_a_restart_of_istiod_only_what_changed_comes(stage: Stage) -> None
 
 
 @pytest.mark.parametrize("asks_for_roots", [False, True])
-def test_asked_for_our_own_type_or_not_it_serves_the_others(stage: Stage, asks_for_roots: bool) -> None:
+def test_asked_for_our_own_type_or_not_it_serves_the_others(istio: Stage, asks_for_roots: bool) -> None:
     async def test() -> None:
-        async with scene(stage, asks_for_roots=asks_for_roots) as one:
+        async with scene(istio, asks_for_roots=asks_for_roots) as one:
             await until(lambda: one.ztunnel.ads.connected, "a stream that stays")
             ended = dict(one.ztunnel.ads.terminations)
             assert sum(ended.values()) <= asks_for_roots, one.ztunnel.ads.last_error
             client = str(one.ztunnel.certificate(one.shop.namespace, "client"))
             await until(lambda: client in one.ztunnel.held.by_identity, "a certificate, with roots")
-            assert one.ztunnel.held.by_identity[client][2] == svid.join_roots(
-                await istio.roots(one.api, one.shop.namespace)
-            )
+            assert one.ztunnel.held.by_identity[client][2] == svid.join_roots(await roots(one.api, one.shop.namespace))
             address = await one.shop.pod("web-4", NODE, app="web")
             await until(lambda: one.ztunnel.store.workload_at(to_bytes16(address)), "the new pod")
             assert one.ztunnel.ads.terminations == ended
@@ -298,10 +242,9 @@ def test_asked_for_our_own_type_or_not_it_serves_the_others(stage: Stage, asks_f
     asyncio.run(test())
 
 
-def test_a_token_of_another_audience_is_refused_and_the_reason_shows(stage: Stage) -> None:
+def test_a_token_of_another_audience_is_refused_and_the_reason_shows(istio: Stage) -> None:
     async def test() -> None:
-        api = stage.server.api()
-        ztunnel = Ztunnel(stage.istiod.port, NODE, await credentials(stage, api, "culvert-ca"))
+        ztunnel = Ztunnel(istio.istiod.port, NODE, await istio.credentials(NODE, "culvert-ca"))
         async with ztunnel.running():
             await until(lambda: sum(ztunnel.ads.terminations.values()), "the refusal")
             assert ztunnel.ads.last_error.startswith("UNAUTHENTICATED")
