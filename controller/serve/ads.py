@@ -15,8 +15,9 @@ from google.protobuf.message import DecodeError
 
 from controller.serve.callers import Caller, Gate, Right
 from controller.serve.closing import SENTENCE, Closing
-from controller.serve.feed import Batch, Feed
+from controller.serve.feed import Feed
 from controller.serve.hub import Hub
+from controller.serve.store import Batch
 from controller.status.metrics import Metrics
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest
 from mesh.xds import (
@@ -152,11 +153,11 @@ class Stream:
         nonce = self._publisher.begin_response(type_url)
         self._sent[type_url][nonce] = _Sent(feed.revision if feed.is_drained else 0, self._clock())
         self._count(type_url, batch)
-        return encode_response(type_url, nonce, batch.resources, batch.removed)
+        return encode_response(type_url, nonce, (batch.encoded,), batch.removed)
 
     def _count(self, type_url: str, batch: Batch) -> None:
         self._metrics.pushes.labels(_WORDS[type_url]).inc()
-        self._metrics.pushed_resources.labels(_WORDS[type_url]).inc(len(batch.resources) + len(batch.removed))
+        self._metrics.pushed_resources.labels(_WORDS[type_url]).inc(len(batch.sent) + len(batch.removed))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Unserved):

@@ -5,25 +5,14 @@ nonces or sockets. Responses are bounded in bytes; what does not fit waits for t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
-from controller.serve.store import ResourceSet
+from controller.serve.store import Batch, ResourceSet
 from mesh.xds import Subscription
 
 # A response far below the 4 MiB that gRPC takes by default; large enough that 10,000 workloads are a few responses.
 MAX_RESPONSE_BYTES = 1 << 20
 
-
-@dataclass(slots=True)
-class Batch:
-    """The content of one response."""
-
-    resources: list[bytes] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    sent: list[tuple[str, str]] = field(default_factory=list)  # name, version
-
-    def __bool__(self) -> bool:
-        return bool(self.resources or self.removed)
+_NOTHING = Batch()
 
 
 class Feed:
@@ -67,23 +56,35 @@ class Feed:
 
     def next_batch(self, *, removals: bool = True) -> Batch:
         """Take the content of the next response; without `removals` these stay queued."""
+        if self.is_drained:
+            return _NOTHING
+        if self._wanted.is_wildcard and self._started and not self._pending:
+            shared = self._resources.since(self.revision)
+            if shared is not None and (removals or not shared.removed):
+                self.revision = self._resources.revision
+                return shared
         self._catch_up()
-        batch = Batch()
+        return self._take(removals)
+
+    def _take(self, removals: bool) -> Batch:
+        encoded: list[bytes] = []
+        sent: list[tuple[str, str]] = []
+        removed: list[str] = []
         size = 0
         for name in list(self._pending):
             resource = self._resources.get(name)
             if resource is None:
                 if removals:
-                    batch.removed.append(name)
+                    removed.append(name)
                     del self._pending[name]
                 continue
-            if batch.resources and size + len(resource.encoded) > MAX_RESPONSE_BYTES:
+            if encoded and size + len(resource.encoded) > MAX_RESPONSE_BYTES:
                 break
             size += len(resource.encoded)
-            batch.resources.append(resource.encoded)
-            batch.sent.append((name, resource.version))
+            encoded.append(resource.encoded)
+            sent.append((name, resource.version))
             del self._pending[name]
-        return batch
+        return Batch(b"".join(encoded), tuple(sent), tuple(removed))
 
     def _catch_up(self) -> None:
         if not self._started:

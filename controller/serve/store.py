@@ -3,13 +3,31 @@
 A stream needs no copy of what it was sent. Every change of a resource, also its removal, gets the next *revision* of
 its type, and a stream that has been brought up to a revision needs what stands behind it in the change order, in its
 latest form. A slow stream so skips what was overtaken, and costs one number. The store's single writer is the
-pipeline; streams read.
+pipeline; streams read. Streams that keep up all stand at the same revision, so what they need next is put together
+once for all of them.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import takewhile
 
 from controller.translate.compile import Resource
+
+# What is put together for all streams at a revision is kept while it is small: as many revisions may be asked for as
+# there are streams that do not keep up, and what they need is large.
+SHARED_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The content of one response: encoded resources joined, their names and versions, and names that are gone."""
+
+    encoded: bytes = b""
+    sent: tuple[tuple[str, str], ...] = ()
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.sent or self.removed)
 
 
 class ResourceSet:
@@ -23,6 +41,7 @@ class ResourceSet:
         # Name -> revision of its last change, oldest first; a name that is not in _by_name was removed.
         self._changed: dict[str, int] = {}
         self._removed: dict[str, int] = {}  # those of _changed that were removed, in the same order
+        self._since: dict[int, Batch | None] = {}  # as of `revision`
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -70,13 +89,35 @@ class ResourceSet:
         behind = takewhile(lambda entry: entry[1] > revision, reversed(self._changed.items()))
         return [name for name, _ in behind][::-1]
 
+    def since(self, revision: int) -> Batch | None:
+        """All that changed or vanished after a revision, the same object for all who ask; None if it is too large."""
+        if revision not in self._since:
+            self._since[revision] = self._put_together(self.changed_since(revision))
+        return self._since[revision]
+
+    def _put_together(self, names: Iterable[str]) -> Batch | None:
+        found, removed, size = [], [], 0
+        for name in names:
+            resource = self._by_name.get(name)
+            if resource is None:
+                removed.append(name)
+                continue
+            size += len(resource.encoded)
+            if size > SHARED_BYTES:
+                return None
+            found.append(resource)
+        encoded = b"".join(resource.encoded for resource in found)
+        return Batch(encoded, tuple((resource.name, resource.version) for resource in found), tuple(removed))
+
     def forget_removed(self, revision: int) -> None:
         """Let go of removals that every stream has seen."""
         for name in list(takewhile(lambda name: self._removed[name] <= revision, self._removed)):
             del self._changed[name], self._removed[name]
+            self._since.clear()
 
     def _mark(self, name: str) -> None:
         self.revision += 1
+        self._since.clear()
         self._changed.pop(name, None)
         self._removed.pop(name, None)
         self._changed[name] = self.revision

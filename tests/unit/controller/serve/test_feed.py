@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.serve.feed import MAX_RESPONSE_BYTES, Batch, Feed
-from controller.serve.store import ResourceSet
+from controller.serve.feed import MAX_RESPONSE_BYTES, Feed
+from controller.serve.store import SHARED_BYTES, Batch, ResourceSet
 from controller.translate.compile import Resource
 from mesh.xds import ADDRESS_TYPE, Subscription
 
@@ -35,6 +35,27 @@ def test_a_new_node_gets_everything_and_then_only_changes() -> None:
     assert not one.next_batch()
 
 
+def test_who_keeps_up_gets_what_all_others_get() -> None:
+    store = ResourceSet(ADDRESS_TYPE)
+    put(store, "a")
+    put(store, "b")
+    feeds = [feed(store) for _ in range(3)]
+    for one in feeds:
+        one.start({})
+        one.next_batch()
+    put(store, "a", "v2")
+    store.remove("b")
+    late = feeds.pop()
+    first, *others = [one.next_batch() for one in feeds]
+    assert (first.sent, first.removed) == ((("a", "v2"),), ("b",))
+    assert all(one is first for one in others)
+    put(store, "a", "v3")
+    assert [one.next_batch().sent for one in (*feeds, late)] == [(("a", "v3"),)] * 3
+    put(store, "a", "v4", size=SHARED_BYTES + 1)
+    assert [one.next_batch().sent for one in (*feeds, late)] == [(("a", "v4"),)] * 3
+    assert all(one.is_drained for one in (*feeds, late))
+
+
 def test_a_node_that_held_something_gets_the_difference() -> None:
     store = ResourceSet(ADDRESS_TYPE)
     put(store, "same")
@@ -44,7 +65,7 @@ def test_a_node_that_held_something_gets_the_difference() -> None:
     one.start({"same": "v1", "newer": "v1", "gone": "v1"})
     batch = one.next_batch()
     assert sorted(names(batch)) == ["new", "newer"]
-    assert batch.removed == ["gone"]
+    assert batch.removed == ("gone",)
 
 
 def test_what_was_overtaken_is_sent_once_in_its_last_form() -> None:
@@ -56,8 +77,8 @@ def test_what_was_overtaken_is_sent_once_in_its_last_form() -> None:
     put(store, "b")
     store.remove("b")
     batch = one.next_batch()
-    assert batch.sent == [("a", "v3")]
-    assert batch.removed == ["b"]
+    assert batch.sent == (("a", "v3"),)
+    assert batch.removed == ("b",)
 
 
 def test_a_removed_resource_that_came_back_is_not_removed() -> None:
@@ -68,7 +89,7 @@ def test_a_removed_resource_that_came_back_is_not_removed() -> None:
     store.remove("a")
     put(store, "a", "v2")
     batch = one.next_batch()
-    assert (batch.sent, batch.removed) == ([("a", "v2")], [])
+    assert (batch.sent, batch.removed) == ((("a", "v2"),), ())
 
 
 def test_removals_wait_when_they_are_told_to() -> None:
@@ -78,9 +99,9 @@ def test_removals_wait_when_they_are_told_to() -> None:
     one.start({"a": "v1"})
     store.remove("a")
     put(store, "b")
-    assert one.next_batch(removals=False).removed == []
+    assert one.next_batch(removals=False).removed == ()
     assert not one.is_drained
-    assert one.next_batch().removed == ["a"]
+    assert one.next_batch().removed == ("a",)
     assert one.is_drained
 
 
@@ -99,12 +120,12 @@ def test_a_name_that_stands_for_nothing_is_answered_as_removed_and_followed() ->
     store = ResourceSet(ADDRESS_TYPE)
     one = feed(store, "/10.0.0.1")
     one.start({})
-    assert one.next_batch().removed == ["/10.0.0.1"]
+    assert one.next_batch().removed == ("/10.0.0.1",)
     put(store, "pod", tags=("/10.0.0.1",))
     put(store, "other", tags=("/10.0.0.2",))
     assert names(one.next_batch()) == ["pod"]
     store.remove("pod")
-    assert one.next_batch().removed == ["pod"]
+    assert one.next_batch().removed == ("pod",)
 
 
 def test_who_asks_for_a_service_gets_its_endpoints_now_and_later() -> None:
@@ -125,7 +146,7 @@ def test_an_on_demand_node_that_reconnects_keeps_following_what_it_holds() -> No
     one = Feed(store, Subscription(names=set()))
     one.start({"pod": "v1", "gone": "v1"})
     batch = one.next_batch()
-    assert (batch.sent, batch.removed) == ([("pod", "v2")], ["gone"])
+    assert (batch.sent, batch.removed) == ((("pod", "v2"),), ("gone",))
     put(store, "pod", "v3")
     assert names(one.next_batch()) == ["pod"]
 
