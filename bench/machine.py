@@ -15,11 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 
 
+_SOURCES = ("bpf", "engine", "ztunnel", "lab", "controller", "mesh")
+
+
 def facts() -> dict[str, Any]:
     """What a result must name to be compared with another one."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "changed_files": len(_git("status", "--porcelain", "--", "bpf", "engine", "ztunnel", "lab").splitlines()),
+        "changed_files": len(_git("status", "--porcelain", "--", *_SOURCES).splitlines()),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "kernel": os.uname().release,
         "cpu": _cpu_model(),

@@ -71,6 +71,7 @@ class Stream:
         self._settled: dict[str, int] = dict.fromkeys(hub.sets, 0)
         self._unserved: set[str] = set()
         self._refused: set[str] = set()
+        self._is_held_back = False
         self._woken = asyncio.Event()
 
     # --- Listener
@@ -102,10 +103,15 @@ class Stream:
     # --- the two directions
 
     def receive(self, request: DeltaDiscoveryRequest) -> None:
-        """Take a request; raises RemoteProtocolError."""
+        """Take a request; raises RemoteProtocolError.
+
+        An answer lets go what waited for it, and brings nothing new: that would be a response for every few changes,
+        however far apart the hub keeps its wakings.
+        """
         for event in self._publisher.receive(request):
             self._take(event)
-        self.wake()
+            if self._is_held_back or isinstance(event, (Subscribed, Unsubscribed)):
+                self.wake()
 
     async def wait(self) -> None:
         """Until there may be something to send."""
@@ -119,7 +125,10 @@ class Stream:
             if (response := self._respond(type_url, removals=removals)) is not None:
                 return response
         if self._is_quiet(ADDRESS_TYPE):
-            return self._respond(AUTHORIZATION_TYPE, removals=True)
+            response = self._respond(AUTHORIZATION_TYPE, removals=True)
+            if response is not None:
+                return response
+        self._is_held_back = not all(self._is_quiet(type_url) for type_url in self._feeds)
         return None
 
     def view(self) -> Mapping[str, object]:

@@ -15,9 +15,9 @@ from controller.serve.store import ResourceSet
 # A change waits this long for company; far below what a person or a rollout notices.
 GATHER_S = 0.010
 
-# Distance of wakings for each open stream: twice what a response and its answer cost the loop (0.2 ms), so that steady
-# change leaves it half of its time. A bound, because a change must not wait for long in the largest of clusters either.
-SPACING_S, LONGEST_SPACING_S = 0.0004, 0.200
+# Distance of wakings for each open stream: a waking is two responses of 0.25 ms each with their answers, so that steady
+# change leaves the loop half of its time. A bound, because a change must not wait for long in the largest of clusters.
+SPACING_S, LONGEST_SPACING_S = 0.0010, 0.200
 
 
 class Listener(Protocol):

@@ -62,6 +62,10 @@ class ApiAlone:
         """A client of it, for the running loop."""
         return Api.connect(self.kubeconfig)
 
+    def pids(self) -> dict[str, int]:
+        """The processes, by name."""
+        return self._daemons.pids()
+
     def start_api(self) -> None:
         """Start the API server; returns when it is ready."""
         self._server.start_api("127.0.0.1", dual_stack=False, extra=_FLAGS)

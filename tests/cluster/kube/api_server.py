@@ -83,7 +83,8 @@ class ApiServer:
             "cert-dir": str(self._state / "api-certs"),
         }
         argv = [str(binaries.find("kubernetes", "kube-apiserver")), *(f"--{k}={v}" for k, v in flags.items()), *extra]
-        self._daemons.start("apiserver", self._netns, argv)
+        # Its heap may be large here, its processors are few: it collects garbage seldom.
+        self._daemons.start("apiserver", self._netns, argv, {"GOGC": "400"})
         wait_until("the API server's readiness", self.is_ready, 60, self._daemons)
 
     def is_ready(self) -> bool:

@@ -43,6 +43,10 @@ class Daemons:
         """What a daemon prints."""
         return self._cluster.logs / f"{name}.log"
 
+    def pids(self) -> dict[str, int]:
+        """Those that run, by name."""
+        return {name: process.pid for name, process in self._running.items()}
+
     def check(self) -> None:
         """Raise Ended if one of them has gone."""
         for name, process in self._running.items():

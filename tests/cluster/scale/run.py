@@ -78,16 +78,15 @@ class ControllerProcess:
 
     def memory_kb(self) -> tuple[int, int]:
         """Resident now, and the most so far."""
-        assert self._popen is not None
-        lines = Path(f"/proc/{self._popen.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}
         return sizes["VmRSS"], sizes["VmHWM"]
 
-    def cpu_s(self) -> float:
-        """Processor time so far."""
+    @property
+    def pid(self) -> int:
+        """Its process."""
         assert self._popen is not None
-        tasks = Path(f"/proc/{self._popen.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        return self._popen.pid
 
     def check_alive(self, doing: str) -> None:
         """Fail with what it said last, if it has ended."""
@@ -136,6 +135,11 @@ class Ztunnels:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process of all of them."""
+        return self._process.pid
 
     async def ask(self, question: str) -> Any:
         """The answer to a question."""

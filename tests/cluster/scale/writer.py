@@ -109,10 +109,10 @@ class Writer:
         path = item.resource.path(item.namespace, item.name, subresource)
         return await self._ask("PATCH", path, patch, _MERGE)
 
-    async def delete(self, item: Item) -> None:
-        """Remove an object at once."""
+    async def delete(self, item: Item) -> float:
+        """Remove an object at once; as `patch`."""
         path = item.resource.path(item.namespace, item.name)
-        await self._ask("DELETE", path, {"gracePeriodSeconds": 0})
+        return await self._ask("DELETE", path, {"gracePeriodSeconds": 0})
 
     async def _ask(
         self,

@@ -4,12 +4,13 @@ A line on standard input is a question, a line of JSON on standard output its an
 
     held        per ztunnel how many resources it holds, how many came so far, and one digest of them all
     names       the names that the first ztunnel holds
-    marks       of each mark: when it came to the first and to the last ztunnel, and to how many
+    marks       of each mark, and each name that was removed: when the first and the last ztunnel had it, and how many
 """
 
 import argparse
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import re
@@ -82,6 +83,7 @@ class Ztunnel:
             self._marks.look(resource.resource.value, now)
         for name in response.removed_resources:
             held.pop(name, None)
+            self._marks.note(_one(name), now)
 
     def digest(self) -> str:
         """The same for all that hold the same."""
@@ -98,10 +100,14 @@ class Marks:
     def look(self, value: bytes, now: float) -> None:
         """Note the marks of a resource; one that every ztunnel has had counts no more, whatever carries it again."""
         for found in _MARK.findall(value):
-            known = self.seen.setdefault(found.decode(), [now, now, 0])
-            if known[2] < self._ztunnels:
-                known[1] = now
-                known[2] += 1
+            self.note(found.decode(), now)
+
+    def note(self, mark: str, now: float) -> None:
+        """One more has had it."""
+        known = self.seen.setdefault(mark, [now, now, 0])
+        if known[2] < self._ztunnels:
+            known[1] = now
+            known[2] += 1
 
 
 def _one(text: str) -> str:
@@ -147,6 +153,7 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--credential", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100)
+    gc.disable()  # a pause for what a hundred hold is one that no node has
     asyncio.run(_serve(parser.parse_args()))
 
 

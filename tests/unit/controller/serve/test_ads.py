@@ -1,0 +1,95 @@
+"""One stream: when it sends what."""
+
+import asyncio
+
+from controller.serve.ads import Stream
+from controller.serve.callers import Caller
+from controller.serve.hub import Hub
+from controller.serve.store import ResourceSet
+from controller.status.metrics import Metrics
+from controller.translate.compile import Resource
+from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, ROOTS_TYPE, encode_resource
+
+
+class Node:
+    """A node that has asked for everything, and its stream."""
+
+    def __init__(self) -> None:
+        self.hub = Hub([ResourceSet(one) for one in (ADDRESS_TYPE, AUTHORIZATION_TYPE, ROOTS_TYPE)])
+        self.stream = Stream(Caller("node-a"), self.hub, Metrics())
+        for type_url in (ADDRESS_TYPE, AUTHORIZATION_TYPE):
+            request = DeltaDiscoveryRequest(type_url=type_url)
+            request.node.id = "ztunnel"
+            self.stream.receive(request)
+
+    def put(self, name: str, version: str = "1", type_url: str = ADDRESS_TYPE) -> None:
+        encoded = encode_resource(type_url, name, version, b"")
+        self.hub.sets[type_url].put(Resource(type_url, name, version, encoded))
+
+    def is_awake(self) -> bool:
+        """Whether the stream looks for something to send; it is not again unless it is woken again."""
+
+        async def look() -> bool:
+            try:
+                await asyncio.wait_for(self.stream.wait(), 0.001)
+            except TimeoutError:
+                return False
+            return True
+
+        return asyncio.run(look())
+
+    def take(self) -> list[DeltaDiscoveryResponse]:
+        """All that can be sent now."""
+        found = []
+        while (response := self.stream.next_response()) is not None:
+            found.append(DeltaDiscoveryResponse.FromString(response))
+        return found
+
+    def answer(self, response: DeltaDiscoveryResponse) -> None:
+        self.stream.receive(DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce))
+
+
+def test_an_answer_brings_nothing_that_the_hub_has_not_called_for() -> None:
+    node = Node()
+    assert node.is_awake()
+    first, second = node.take()
+    node.put("a")
+    node.answer(first)
+    node.answer(second)
+    assert not node.is_awake()
+    node.stream.wake()
+    assert [one.name for response in node.take() for one in response.resources] == ["a"]
+
+
+def test_an_answer_lets_go_what_waited_for_it() -> None:
+    node = Node()
+    responses = node.take()
+    for version in range(10):
+        node.put("a", str(version))
+        responses += node.take()
+    open_ones = [one for one in responses if one.type_url == ADDRESS_TYPE]
+    assert len(open_ones) == 4, "no more than that many are sent unanswered"
+    assert node.is_awake()
+    node.answer(open_ones[0])
+    assert node.is_awake()
+    (last,) = node.take()
+    assert [(one.name, one.version) for one in last.resources] == [("a", "9")]
+    assert not node.is_awake()
+
+
+def test_removed_policies_go_once_the_addresses_have_gone() -> None:
+    node = Node()
+    node.put("p", type_url=AUTHORIZATION_TYPE)
+    responses = node.take()
+    for version in range(8):
+        node.put("a", str(version))
+        responses += node.take()
+    node.hub.sets[AUTHORIZATION_TYPE].remove("p")
+    assert node.take() == []
+    assert node.is_awake()
+    node.answer(next(one for one in responses if one.type_url == ADDRESS_TYPE))
+    assert node.is_awake()
+    last = node.take()
+    assert [one.type_url for one in last] == [ADDRESS_TYPE, AUTHORIZATION_TYPE]
+    assert last[1].removed_resources == ["p"]
