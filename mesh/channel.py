@@ -13,10 +13,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-# HTTP/2 keepalive: a controller that vanished without a word is noticed within 40 s.
-_KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 200 << 20),  # what the protocol allows for one response
@@ -24,6 +21,27 @@ _KEEPALIVE = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """HTTP/2 PINGs of either end: one that vanished without a word, or hangs, is noticed within the sum of both."""
+
+    silence_s: float = 30.0  # Istio's control plane takes offence at less than 15
+    answer_s: float = 10.0
+
+    def options(self) -> list[tuple[str, int]]:
+        """As gRPC wants it, for a channel or a server.
+
+        `keepalive_timeout` alone is for an end whose kernel does not answer; one whose kernel does, while its process
+        stands still, would be waited for a whole minute, the default of `ping_timeout`.
+        """
+        silence_ms, answer_ms = round(self.silence_s * 1000), round(self.answer_s * 1000)
+        return [
+            ("grpc.keepalive_time_ms", silence_ms),
+            ("grpc.keepalive_timeout_ms", answer_ms),
+            ("grpc.http2.ping_timeout_ms", answer_ms),
+        ]
 
 
 class CredentialFault(Exception):
@@ -71,9 +89,11 @@ class Credentials:
         return grpc.ssl_channel_credentials(roots, _read(self.directory / "key.pem"), _read(certificate))
 
 
-def open_channel(address: str, name: str, credentials: Credentials) -> grpc.aio.Channel:
+def open_channel(
+    address: str, name: str, credentials: Credentials, keepalive: Keepalive | None = None
+) -> grpc.aio.Channel:
     """A channel to the controller at `address`, whose certificate must carry the DNS name `name`."""
-    options = [*_KEEPALIVE, ("grpc.ssl_target_name_override", name)]
+    options = [*(keepalive or Keepalive()).options(), *_OPTIONS, ("grpc.ssl_target_name_override", name)]
     return grpc.aio.secure_channel(address, credentials.channel_credentials(), options=options)
 
 

@@ -18,14 +18,13 @@ from controller.ca.authority import NotIssued
 from controller.ca.base import CertificateAuthority
 from controller.serve import reports
 from controller.serve.ads import DeltaAds
+from mesh.channel import Keepalive
 from mesh.xds import METHOD, SERVICE
 
 log = logging.getLogger(__name__)
 
-# Dead peers are found within a minute; a node that pings at ztunnel's pace (30 s) is not taken for an attacker.
+# A node that pings at ztunnel's pace (30 s) is not taken for an attacker.
 _OPTIONS = [
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.max_receive_message_length", 8 << 20),
@@ -119,10 +118,13 @@ class ServingCertificate:
 
 
 def make_server(
-    ads: DeltaAds, certificates: service.CertificateService, captures: reports.CaptureReports
+    ads: DeltaAds,
+    certificates: service.CertificateService,
+    captures: reports.CaptureReports,
+    keepalive: Keepalive | None = None,
 ) -> "grpc.aio.Server":
     """The gRPC server with its methods, not yet listening."""
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=[*(keepalive or Keepalive()).options(), *_OPTIONS])
     stream, unary = grpc.stream_stream_rpc_method_handler, grpc.unary_unary_rpc_method_handler
     server.add_generic_rpc_handlers(
         (

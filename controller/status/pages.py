@@ -25,7 +25,7 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def monitoring_routes(metrics: Metrics, is_ready: Callable[[], bool]) -> Routes:
-    """`/metrics` and `/healthz/ready`."""
+    """`/metrics`, `/healthz/ready` and `/healthz/live`, which says that the process is not stuck and nothing else."""
 
     async def show_metrics(_: Request) -> Response:
         return Response(body=metrics.render(), content_type=PROMETHEUS)
@@ -33,7 +33,14 @@ def monitoring_routes(metrics: Metrics, is_ready: Callable[[], bool]) -> Routes:
     async def show_ready(_: Request) -> Response:
         return Response.text("ready") if is_ready() else Response.text("waiting for the first set of objects", 503)
 
-    return {("GET", "/metrics"): show_metrics, ("GET", "/healthz/ready"): show_ready}
+    async def show_live(_: Request) -> Response:
+        return Response.text("alive")
+
+    return {
+        ("GET", "/metrics"): show_metrics,
+        ("GET", "/healthz/ready"): show_ready,
+        ("GET", "/healthz/live"): show_live,
+    }
 
 
 def debug_routes(config: Config, hub: Hub, captures: Captures, status: StatusReport, announced: Announced) -> Routes:

@@ -382,6 +382,7 @@ def test_pages_show_what_the_controller_believes(tmp_path: Path, manifests: Mani
         async with running(settings) as controller, node(controller, tmp_path) as one, one.streaming():
             await one.until(lambda: one.subscriber.is_synced)
             assert (await fetch(monitor, "/healthz/ready"))[0] == 200
+            assert (await fetch(monitor, "/healthz/live"))[0] == 200
             assert b"culvert_controller_xds_streams 1.0" in (await fetch(monitor, "/metrics"))[1]
             assert (await fetch(monitor, "/debug/config"))[0] == 404
             (resource,) = json.loads((await fetch(debug, "/debug/resources?name=web"))[1])

@@ -1,12 +1,21 @@
 """What a process of a node shows and trusts: read anew, and named when it is missing."""
 
+import asyncio
+import datetime
+import time
 from pathlib import Path
 
+import grpc
 import pytest
 
-from mesh.channel import CredentialFault, Credentials
+from controller.ca.credential import issue_credential
+from mesh.channel import CredentialFault, Credentials, Keepalive, open_channel
+from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, Node
+from mesh.xds import ADDRESS_TYPE
 from tests.support.mounted import mount
 from tests.support.pki import Authority
+from tests.support.relay import Relay
+from tests.unit.controller.nodes import config, raw_stream, running
 
 PEM = Authority().pem
 
@@ -47,3 +56,25 @@ def test_a_token_needs_no_certificate_and_without_one_there_must_be_one(tmp_path
     assert Credentials(tmp_path, tmp_path / "token").channel_credentials()
     with pytest.raises(CredentialFault, match=r"key\.pem"):
         Credentials(tmp_path).channel_credentials()
+
+
+@pytest.mark.slow
+def test_a_controller_that_stands_still_is_noticed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(config(tmp_path)) as controller, Relay(controller.port).serving() as relay:
+            issue_credential(controller.authority, "cluster.local", "n", tmp_path / "n", datetime.timedelta(hours=1))
+            address = f"127.0.0.1:{relay.port}"
+            async with open_channel(address, "localhost", Credentials(tmp_path / "n"), Keepalive(0.5, 0.5)) as channel:
+                call = raw_stream(channel)
+                await call.write(DeltaDiscoveryRequest(type_url=ADDRESS_TYPE, node=Node(id="n")).SerializeToString())
+                await call.read()
+                await asyncio.sleep(1.5)  # and one that is silent is not taken for one that stands still
+                assert not call.done()
+                relay.stand_still()
+                began = time.monotonic()
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await asyncio.wait_for(call.read(), 20)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert time.monotonic() - began < 3
+
+    asyncio.run(test())
