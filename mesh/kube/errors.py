@@ -50,6 +50,10 @@ class Unavailable(ApiFault):
     """There was no answer, or one that says nothing about the request: try again later."""
 
 
+class Silent(Unavailable):
+    """An answer that comes in parts has had none for so long that its connection is not trusted any more."""
+
+
 _MEANINGS: Mapping[int, type[ApiFault]] = {
     400: Invalid,
     401: Unauthorized,

@@ -2,6 +2,8 @@
 
     list -> watch -> (ended, cut, silent: watch again from the last event) -> (history lost: list again) -> ...
 
+That a watch is silent is no fault yet: whether the server still answers is asked before the next one.
+
 What makes a new list necessary, besides the server saying so (410):
 
 - The server has come less far than what we have seen: its storage was restored from a backup. It would otherwise let us
@@ -18,7 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mesh.kube.api import Api, Selection
 from mesh.kube.backoff import Backoff
-from mesh.kube.errors import ApiFault, Gone, NotFound, Unavailable
+from mesh.kube.errors import ApiFault, Gone, NotFound, Silent, Unavailable
 from mesh.kube.watch import DELETED, OPENED, SILENCE_S, Event, Watch, WatchEnded
 
 log = logging.getLogger(__name__)
@@ -104,7 +106,7 @@ class Follow(Generic[T]):
                     self._version = ""
                     continue
                 await self._watch()
-            except WatchEnded:
+            except (WatchEnded, Silent):
                 pass
             except NotFound as fault:
                 if self._may_vanish:
@@ -171,6 +173,8 @@ class Follow(Generic[T]):
                 raise Unavailable(f"{self._selection.resource}: the watch was ended at once") from None
         finally:
             self._open = None
+            if time.monotonic() - started > self._pace.longest_backoff_s:
+                self._backoff.reset()
         if self._waiting:
             self._version = ""
 

@@ -18,9 +18,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from mesh.kube.errors import Misconfigured, Unavailable, of_answer
+from mesh.kube.errors import Misconfigured, Silent, Unavailable, of_answer
 from mesh.kube.kubeconfig import Kubeconfig, configuration
 
 # Watches of every kind, and what runs beside them.
@@ -84,10 +84,12 @@ class Transport:
 
     @contextlib.contextmanager
     def stream(self, call: Call, silence_s: float) -> Iterator[urllib3.BaseHTTPResponse]:
-        """An answer to be read as it comes; a silence of so many seconds ends it. Raises ApiFault."""
+        """An answer to be read as it comes; a silence of so many seconds ends it with Silent. Raises ApiFault."""
         with self._answer(call, silence_s) as answer:
             try:
                 yield answer
+            except ReadTimeoutError as error:
+                raise Silent(f"{call}: nothing came for {silence_s:g} s") from error
             except (HTTPError, OSError) as error:
                 raise Unavailable(f"{call}: {_sentence(error)}") from error
 

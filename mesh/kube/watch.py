@@ -1,8 +1,8 @@
 """One watch: events of a collection from a resourceVersion on, as they come.
 
-A thread of its own reads and decodes; the loop takes what has gathered. A silent connection is not trusted: the server
-sends bookmarks about once a minute, and one that is dead is noticed after `silence_s`. What is cut in the middle of a
-line is dropped with that line; the events before it count.
+A thread of its own reads and decodes; the loop takes what has gathered. A silent connection is not trusted: it ends
+with Silent after `silence_s`. A server may send bookmarks about once a minute, but has none for a collection that is at
+rest. What is cut in the middle of a line is dropped with that line; the events before it count.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ T = TypeVar("T")
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
 OPENED = "OPENED"  # our own: the server has taken the request
 
-# Bookmarks come about once a minute.
+# Bookmarks come about once a minute, where they come.
 SILENCE_S = 100.0
 # How long a server is asked to keep a watch open, at least; at most twice as long, so that not all end together.
 _DURATION_S = 240

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -276,7 +277,7 @@ def test_a_server_that_is_away_for_long_is_listed_anew(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_silent_connection_is_opened_anew(tmp_path: Path) -> None:
+def test_a_request_without_an_answer_is_made_again(tmp_path: Path) -> None:
     async def test() -> None:
         fake = FakeApi()
         fake.script = lambda request: Answer(hang=True) if request.is_watch and len(fake.watches()) == 1 else None
@@ -286,6 +287,43 @@ def test_a_silent_connection_is_opened_anew(tmp_path: Path) -> None:
             fake.put(pod("p1", "10.0.0.1"))
             await until(lambda: "p1" in known.objects)
             assert known.lists == 1
+
+    run(test)
+
+
+def test_a_watch_in_which_nothing_happens_is_opened_anew_and_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An API server that has just started sends no bookmarks for a collection that is at rest."""
+
+    async def test() -> None:
+        fake = FakeApi()
+        pace = Pace(5.0, 5.0, silence_s=0.1, shortest_watch_s=0.0)  # a wait would be seen
+        async with following(fake, tmp_path, pace) as (known, follow):
+            await until(lambda: len(fake.watches()) >= 4, 4)
+            assert not follow.standing.fault
+            fake.put(pod("p1", "10.0.0.1"))
+            await until(lambda: "p1" in known.objects, 4)
+            assert known.lists == 1
+            fake.script = lambda request: refusal(500)
+            await until(lambda: bool(follow.standing.fault), 4)
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+    run(test)
+
+
+def test_a_watch_that_has_lasted_is_a_new_beginning_for_waits(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = FakeApi()
+        fake.script = lambda request: refusal(500) if request.is_watch and len(fake.watches()) < 10 else None
+        pace = Pace(0.01, 0.8, silence_s=5.0, shortest_watch_s=0.0)
+        async with following(fake, tmp_path, pace):
+            await until(lambda: len(fake.watches()) == 10)  # by now a wait is 0.4 s or more
+            await asyncio.sleep(1.0)
+            began = time.monotonic()
+            fake.drop_connections()
+            await until(lambda: len(fake.watches()) == 11)
+            assert time.monotonic() - began < 0.3
 
     run(test)
 
