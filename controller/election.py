@@ -73,7 +73,9 @@ class Election:
         self._renewed_at = float("-inf")
         self._seen: tuple[str, str] = ("", "")  # holder and resourceVersion of the lease
         self._seen_at = float("-inf")
+        self._is_ours = False  # the lease as it was seen last has our name in it because we wrote it
         self._was_leader = False
+        self._fault = ""
         self.holder = ""
         self.on_change: Callable[[bool], None] = lambda is_leader: None
 
@@ -96,10 +98,20 @@ class Election:
         try:
             async with asyncio.timeout(self._times.request_s):
                 await self._step()
+            self._say("")
         except Conflict:
+            self._say("")
             log.debug("another controller was faster")
         except (ApiFault, TimeoutError) as fault:
-            log.warning("lease %s/%s: %s", self._namespace, LEASE, fault or "no answer in time")
+            self._say(str(fault) or "no answer in time")
+
+    def _say(self, fault: str) -> None:
+        """What keeps us from the lease, when it changes: it is tried every two seconds."""
+        before, self._fault = self._fault, fault
+        if fault and fault != before:
+            log.warning("lease %s/%s: %s", self._namespace, LEASE, fault)
+        elif before and not fault:
+            log.info("lease %s/%s can be read and written again", self._namespace, LEASE)
 
     async def _step(self) -> None:
         started = self._clock()
@@ -109,9 +121,10 @@ class Election:
             lease = {}
         holder = self._observe(lease)
         is_free = not holder or started >= self._seen_at + self._times.duration_s
-        if holder != self.identity and not is_free:
+        if not (self._is_ours or is_free):
             return
         document = self._document(lease)
+        self._is_ours = True  # also if the answer is lost; what comes next says who was faster
         if lease:
             written = await self._api.replace(LEASES, document, self._namespace, timeout_s=self._times.request_s)
         else:
@@ -125,7 +138,9 @@ class Election:
         if seen != self._seen:
             self._seen, self._seen_at = seen, self._clock()
         if holder != self.identity:
-            self._renewed_at = float("-inf")
+            # From now on it is somebody's, even if it comes back to us by itself, from a restored storage: who held it
+            # until then may believe for a while yet that it leads.
+            self._renewed_at, self._is_ours = float("-inf"), False
         self.holder = holder
         return holder
 

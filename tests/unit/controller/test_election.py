@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from controller.election import LEASE, Election, Times
 from mesh.aio import Background
 from mesh.kube.api import Api
@@ -73,7 +75,9 @@ def test_one_of_two_leads_and_hands_over_when_it_ends(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_leader_that_cannot_renew_stops_by_itself_before_anybody_else_may_begin(tmp_path: Path) -> None:
+def test_a_leader_that_cannot_renew_stops_by_itself_before_anybody_else_may_begin(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         fake = FakeApi()
         clock = Clock(100.0)
@@ -90,6 +94,8 @@ def test_a_leader_that_cannot_renew_stops_by_itself_before_anybody_else_may_begi
             await until(lambda: turns == [True, False, True])
 
     run(test)
+    # Once, however often it was tried.
+    assert [record.levelname for record in caplog.records if "503" in record.message] == ["WARNING"]
 
 
 def test_a_lease_is_taken_only_when_it_was_seen_unchanged_for_its_whole_time(tmp_path: Path) -> None:
@@ -145,6 +151,24 @@ def test_a_lease_that_somebody_else_has_taken_ends_the_leadership_as_soon_as_it_
             fake.put(stolen)
             await until(lambda: turns == [True, False])
             assert one.holder == "thief"
+
+    run(test)
+
+
+def test_a_lease_that_comes_back_by_itself_is_taken_as_late_as_anybody_elses(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = FakeApi()
+        clock = Clock(0.0)
+        async with fake.serving(tmp_path) as api, standing(api, clock, "one") as (one, turns):
+            await until(lambda: one.is_leader)
+            backup = fake.save()
+            fake.put({**lease(fake), "spec": {**lease(fake)["spec"], "holderIdentity": "two"}})
+            await until(lambda: turns == [True, False])
+            fake.restore(backup)  # of the API server's storage; two believes for a while yet that it leads
+            await some_rounds(fake)
+            assert not one.is_leader
+            clock.now += 15.1
+            await until(lambda: one.is_leader)
 
     run(test)
 
