@@ -56,7 +56,9 @@ class DataPath:
         268_435_456, "held by one worker; beyond it every stream gets the least that keeps it moving"
     )
     certificate_skew_s: int = setting(
-        60, "how long a tunnel still takes new connections after a certificate of its ends has expired"
+        60,
+        "how far clocks may differ: a peer's certificate may begin so much later, and a tunnel still takes new"
+        " connections so long after a certificate of its ends has expired",
     )
     expired_drain_s: int = setting(
         86_400, "and how long the connections on it then have to end before they are cut: a day as peers' certificates"

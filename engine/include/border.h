@@ -230,8 +230,8 @@ struct cv_settings {
 	uint32_t stream_buffer_bytes;     /* bytes read ahead per direction and stream */
 	uint32_t tunnel_buffer_bytes;     /* bytes received and not yet taken by applications, per tunnel */
 	uint32_t worker_buffer_bytes;     /* held by one worker; beyond it every stream and tunnel gets the least */
-	uint32_t certificate_skew_ms;     /* a tunnel takes new streams for so long after its certificates expired */
-	uint32_t expired_drain_ms;        /* and from then on its streams have so long to end */
+	uint32_t certificate_skew_ms;     /* peers' certificates may begin so late; streams are taken so long after */
+	uint32_t expired_drain_ms;        /* expiry, and from then on they have so long to end */
 	uint32_t keepalive_s;             /* TCP keepalive: idle and interval */
 	uint32_t spin_us;                 /* a worker may poll this long before it sleeps, where that pays; 0: never */
 };

@@ -77,6 +77,28 @@ def test_clocks_may_differ_by_the_skew(make_node: Callable[..., ServerNode], aut
     assert peer.status(peer.connect(node.authority)) == 200
 
 
+@pytest.mark.parametrize("whose", [CLIENT_ID, SERVER_ID])
+@pytest.mark.parametrize("begins_in_s", [50, 75])
+def test_a_certificate_may_begin_as_late_as_clocks_may_differ(
+    authority: Authority, whose: str, begins_in_s: int
+) -> None:
+    late = authority.issue(whose, not_before=datetime.now(UTC) + timedelta(seconds=begins_in_s))
+    shown = {CLIENT_ID: authority.issue(CLIENT_ID), SERVER_ID: authority.issue(SERVER_ID)} | {whose: late}
+    server = make_server(shown[SERVER_ID], certificate_skew_ms=60_000)
+    client = make_client(shown[CLIENT_ID], (server.ip, server.port), certificate_skew_ms=60_000)
+    pair = Pair(client, server)
+    if begins_in_s < 60:
+        assert is_alive(*pair.open())
+    else:
+        near = client.connect()
+        closed = (server if whose == CLIENT_ID else client).engine.wait_closed()
+        assert closed.reason == Reason.TLS_UNTRUSTED
+        assert closed.detail == "certificate is not yet valid"
+        assert is_reset(near)
+    close_client(client)
+    close_server(server)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", ["ours", "theirs"])
 def test_a_pooled_tunnel_with_an_expired_certificate_takes_no_new_connection(authority: Authority, whose: str) -> None:

@@ -106,13 +106,14 @@ class Authority:
     def issue(
         self,
         *uris: str,
+        not_before: datetime | None = None,
         not_after: datetime | None = None,
         usages: tuple[x509.ObjectIdentifier, ...] = USAGES,
         trusts: "Authority | None" = None,
     ) -> Credential:
         """A leaf with its key, and the roots that its owner trusts: this one's unless another's are asked for."""
         key = ec.generate_private_key(ec.SECP256R1())
-        leaf = self.leaf(*uris, key=key.public_key(), not_after=not_after, usages=usages)
+        leaf = self.leaf(*uris, key=key.public_key(), not_before=not_before, not_after=not_after, usages=usages)
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
         return Credential(pem(leaf), private, (trusts or self).pem)
 
