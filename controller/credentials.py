@@ -46,7 +46,7 @@ class CredentialParts:
         config = self._config
         if config.authority.ca == "local":
             local = LocalAuthority(_open_issuer(config), _lifetimes(config), utc_now)
-            local.announce(self._hub, config.mesh.trust_domain)
+            local.announce(self._hub, self._metrics, config.mesh.trust_domain)
             return local
         if config.authority.ca == "cert-manager":
             return self._cert_manager(is_leader)

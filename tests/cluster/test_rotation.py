@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import datetime
 import socket
 import threading
 import time
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from controller.app import Controller
+from controller.ca.authority import Authority, Lifetimes
+from controller.ca.credential import issue_credential
 from controller.ca.distribution import pem
 from controller.ca.issuer import Issuer
 from controller.config import AuthorityConfig, CallersConfig, Config, ElectionConfig, ServeConfig, SourceConfig
@@ -24,6 +27,7 @@ from mesh.kube.errors import NotFound
 from mesh.kube.resources import CONFIG_MAPS, SECRETS
 from tests.cluster.alone import ApiAlone
 from tests.cluster.control_sides import ControlSide, EngineSink
+from tests.cluster.kube.api_server import free_ports
 from tests.cluster.mesh_objects import Objects
 from tests.engine.conftest import CLIENT_ID, SERVER_ID, client_tables, server_tables
 from tests.support.engine import Engine
@@ -32,7 +36,7 @@ from tests.support.sockets import HBONE, listen, new_ip, port_of, read_exactly
 from tests.support.waiting import until
 from tests.unit.controller.ca.hierarchy import files, intermediate, root
 from tests.unit.controller.nodes import Manifests, pod, running
-from ztunnel.identity.svid import now_utc
+from ztunnel.identity.svid import leads_to, now_utc, read_roots
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +234,81 @@ def test_root_and_intermediate_are_replaced_without_a_failed_connection(api_serv
             assert not one.traffic.faults, one.failures()
             assert done > 200
             assert tunnels > 100
+
+    asyncio.run(test())
+
+
+def issuer_files(folder: Path, issuer: Issuer, *roots: Issuer) -> None:
+    """What an operator puts into `--ca-dir`: who signs, and all that are to be trusted."""
+    folder.mkdir(exist_ok=True)
+    trusted = b"".join(one.roots_pem for one in roots)
+    for name, content in {**files(issuer), "root-cert.pem": trusted}.items():
+        (folder / name).write_bytes(content)
+
+
+def test_a_standalone_controllers_root_is_replaced_by_three_restarts(tmp_path: Path) -> None:
+    """As docs/certificates.md tells it: both roots, then the other issuer, then the old root away."""
+    (tmp_path / "manifests").mkdir()
+    (port,) = free_ports(1)
+    old, new = root(now_utc()), root(now_utc())
+    Manifests(tmp_path / "manifests").write(
+        "pods",
+        *(pod(name, f"10.0.0.{n}", f"node-{name}", ns="default") for n, name in enumerate(("client", "server"), 1)),
+    )
+    settings = Config(
+        state=tmp_path / "state",
+        drain_s=0.2,
+        source=SourceConfig(manifests=tmp_path / "manifests"),
+        serve=ServeConfig(listen=f"127.0.0.1:{port}", metrics_listen="127.0.0.1:0", debug_listen="127.0.0.1:0"),
+        authority=AuthorityConfig(ca_dir=tmp_path / "ca", leaf_ttl_s=LEAF_S, longest_leaf_ttl_s=LEAF_S),
+    )
+    folders = {name: tmp_path / f"node-{name}" for name in ("client", "server")}
+
+    def credentials_of_nodes(issuer: Issuer) -> None:
+        authority = Authority(issuer, Lifetimes(), now_utc)
+        for name, folder in folders.items():
+            issue_credential(authority, "cluster.local", f"node-{name}", folder, datetime.timedelta(hours=1))
+
+    @contextlib.asynccontextmanager
+    async def phase(issuer: Issuer, *roots: Issuer) -> AsyncIterator[Controller]:
+        issuer_files(tmp_path / "ca", issuer, *roots)
+        async with running(settings) as controller:
+            assert controller.port == port
+            yield controller
+
+    async def settled(nodes: list[ControlSide], issuer: Issuer, *roots: Issuer) -> None:
+        """Every node shows a leaf of this issuer, and trusts these roots."""
+
+        def is_so(node: ControlSide) -> bool:
+            held = node.sink.last
+            trusted = set(read_roots(held.roots)) if held.roots else set()
+            return trusted == {one.certificate for one in roots} and leads_to(held.chain, issuer.roots_pem.decode())
+
+        await until(lambda: all(map(is_so, nodes)), 30)
+
+    async def test() -> None:
+        credentials_of_nodes(old)
+        async with contextlib.AsyncExitStack() as stack:
+            async with phase(old, old) as controller:
+                shown = [Credentials(folder) for folder in folders.values()]
+                nodes, traffic = engines(stack, [controller, controller], shown)
+                for node in nodes:
+                    await stack.enter_async_context(node.serving())
+                await settled(nodes, old, old)
+                traffic.start()
+                stack.callback(traffic.end)
+            async with phase(old, old, new) as controller:
+                await settled(nodes, old, old, new)
+                credentials_of_nodes(replace(old, roots=(old.certificate, new.certificate)))
+            async with phase(new, old, new) as controller:
+                await settled(nodes, new, old, new)
+                credentials_of_nodes(replace(new, roots=(old.certificate, new.certificate)))
+                await asyncio.sleep(LEAF_S)
+            async with phase(new, new) as controller:
+                await settled(nodes, new, new)
+                await asyncio.sleep(1)
+            assert not traffic.faults, [node.sink.engine.seen for node in nodes]
+            assert traffic.done > 100
 
     asyncio.run(test())
 
