@@ -26,6 +26,13 @@ BACKOFF_MAX_S = 15.0
 
 ENDS = ("connection_error", "error", "reconnect", "complete")
 
+# Faults of the way there and of our own credentials.
+_NOT_OVER_TYPES = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+
 # The stubs do not name it.
 _END: Any = cast(Any, grpc.aio).EOF
 
@@ -94,7 +101,7 @@ class AdsClient:
                 self._with_extra = True
             except grpc.aio.AioRpcError as error:
                 kind = "connection_error" if error.code() is grpc.StatusCode.UNAVAILABLE else "error"
-                self._choose_types(kind)
+                self._choose_types(error.code())
                 self._ended(kind, f"{error.code().name}: {error.details()}")
             except asyncio.InvalidStateError:  # what grpc.aio says of a write on a call that has ended meanwhile
                 self._ended("connection_error", "the stream ended")
@@ -110,9 +117,9 @@ class AdsClient:
         level = logging.INFO if kind == "complete" else logging.WARNING  # streams are ended from time to time
         log.log(level, "controller stream ended: %s; next try in %.2f s", sentence, self._backoff)
 
-    def _choose_types(self, kind: str) -> None:
+    def _choose_types(self, status: grpc.StatusCode) -> None:
         """After a fault: which types the next stream asks for."""
-        if kind != "error":
+        if status in _NOT_OVER_TYPES:
             self._with_extra = True
         elif self._with_extra and self._extra and not any(map(self._subscriber.is_answered, self._extra)):
             log.warning("the next stream asks for nothing that only Culvert's controller knows")

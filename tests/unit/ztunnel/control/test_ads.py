@@ -262,3 +262,18 @@ def test_a_control_plane_that_ends_the_stream_over_it_is_not_asked_again() -> No
     client = play(controller, lambda _: {}, {xds.ROOTS_TYPE: lambda _: {}})
     assert len(controller.streams) == 3
     assert client.terminations["error"] == 1
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+def test_who_does_not_let_us_in_has_said_nothing_about_types(status: grpc.StatusCode) -> None:
+    async def refuse(stream: Stream) -> None:
+        for _ in range(3):
+            await stream.next()
+        await stream._context.abort(status, "the token is not valid yet")
+
+    async def serve(stream: Stream) -> None:
+        await sync(stream, with_extra=True)
+        await asyncio.sleep(0.1)
+
+    client = play(Controller(refuse, serve), lambda _: {}, {xds.ROOTS_TYPE: lambda _: {}})
+    assert client.terminations["error"] == 1
