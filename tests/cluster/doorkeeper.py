@@ -27,12 +27,16 @@ _PASSED_ON = ("Accept", "Authorization", "Content-Type", "User-Agent")
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What becomes of a request: an answer in place of the server's, a wait before it, another path for it."""
+    """What becomes of a request: an answer in place of the server's, a wait before it, another path for it.
+
+    `after` is called when the server has answered, before anybody hears of it.
+    """
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
     path: str = ""
+    after: Callable[[], object] = lambda: None
 
 
 Rule = Callable[[str, str], Deed]  # method and path with query
@@ -116,8 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             if "watch=true" in self.path and answer.status == 200:
                 self._pass_watch(answer, connection.sock)
             else:
-                after = {"Retry-After": answer.headers["Retry-After"]} if "Retry-After" in answer.headers else {}
-                self._answer(answer.status, after, answer.read())
+                retry = {"Retry-After": answer.headers["Retry-After"]} if "Retry-After" in answer.headers else {}
+                body = answer.read()
+                deed.after()
+                self._answer(answer.status, retry, body)
         except (OSError, http.client.HTTPException):
             self.close_connection = True
         finally:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from controller.app import Controller
-from controller.config import Config, ServeConfig, SourceConfig
+from controller.config import Config, ElectionConfig, ServeConfig, SourceConfig
 from mesh.kube.api import Api
 from mesh.kube.resources import AUTHORIZATION_POLICIES, PODS
 from tests.cluster.alone import ApiAlone
@@ -50,7 +50,7 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(server: ApiAlone, tmp_path: Path, *, elect: bool = False) -> AsyncIterator[Stage]:
     api, ns = server.api(), fresh("faults")
     await define(api)
     await namespace(api, ns)
@@ -59,6 +59,7 @@ async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
             state=tmp_path / "state",
             drain_s=0.2,
             source=SourceConfig(source="kubernetes", kubeconfig=door.kubeconfig),
+            election=ElectionConfig(elect=elect, lease_namespace=ns),
             serve=ServeConfig(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", debug_listen="127.0.0.1:0"),
         )
         async with running(settings) as controller, node(controller, tmp_path) as far, far.streaming():
@@ -165,3 +166,31 @@ def test_a_policy_that_was_replaced_by_another_of_its_name_while_nobody_looked(
 def replace_port(document: dict[str, Any], port: str) -> dict[str, Any]:
     spec = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": [port]}}]}]}
     return {**document, "spec": spec}
+
+
+def test_storage_that_is_restored_under_a_whole_controller(own_server: ApiAlone, tmp_path: Path) -> None:
+    """Lease, status and objects go back together; nodes end up with what the backup held, and what came after it."""
+
+    async def test() -> None:
+        async with stage(own_server, tmp_path, elect=True) as one:
+            assert one.controller.cluster is not None
+            leadership = one.controller.cluster.leadership
+            await until(lambda: leadership.is_leader, "it leads")
+            before = one.own()
+            backup = await asyncio.to_thread(own_server.save)
+            await one.put_pod("lost", 5)
+            await put(one.api, policy("lost", DENY, ns=one.ns))
+            await put(one.api, replace_port(policy("deny", DENY, ns=one.ns), "81"))
+            await until(lambda: one.has("lost") and f"{one.ns}/lost" in one.node.held, "what will be lost", 40)
+            await asyncio.to_thread(own_server.restore, backup)
+            await until(lambda: one.own() == before, "what the backup held", 40)
+            await put(one.api, policy("after", DENY, ns=one.ns))
+            await until(lambda: f"{one.ns}/after" in one.node.held, "what came after it", 40)
+            await until(lambda: is_accepted(one.api, "after", one.ns), "its author is told", 40)
+
+    asyncio.run(test())
+
+
+async def is_accepted(api: Api, name: str, ns: str) -> bool:
+    found = await api.get(AUTHORIZATION_POLICIES, name, ns)
+    return any(one["type"] == "Accepted" for one in found.get("status", {}).get("conditions", []))

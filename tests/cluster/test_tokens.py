@@ -61,13 +61,16 @@ async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
         yield one
 
 
-def test_a_node_component_gets_the_identities_of_its_node_and_no_other(api_server: ApiAlone, tmp_path: Path) -> None:
+def test_a_node_component_gets_the_identities_of_its_node_and_no_other(
+    api_server: ApiAlone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         async with stage(api_server, tmp_path) as one:
             caller = one.caller(await one.token())
             assert await caller.ask(one.identity("web")) is grpc.StatusCode.OK
             assert await caller.ask(one.identity("far")) is DENIED
             assert one.counted("certificates_refused", "not_on_node")
+            assert f"certificate refused to {one.node} (not_on_node): no pod with {one.identity('far')}" in caplog.text
             async with caller.stream() as call:
                 answer = await call.read()
                 assert {resource.name for resource in answer.resources} >= {"Kubernetes//Pod/shop/web"}
@@ -92,7 +95,7 @@ def test_a_workload_gets_its_own_identity_and_nothing_else(api_server: ApiAlone,
     asyncio.run(test())
 
 
-def test_tokens_that_are_not_good(api_server: ApiAlone, tmp_path: Path) -> None:
+def test_tokens_that_are_not_good(api_server: ApiAlone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with stage(api_server, tmp_path) as one:
             web = one.identity("web")
@@ -106,6 +109,10 @@ def test_tokens_that_are_not_good(api_server: ApiAlone, tmp_path: Path) -> None:
             ):
                 assert await one.caller(bad).ask(web) is UNAUTHENTICATED
             assert one.counted("callers_refused", "token")
+            assert caplog.text.count("refused (token)") == 4
+            for why in ("service account token has expired", 'invalid for the target audiences ["culvert-ca"]'):
+                assert why in caplog.text
+            assert good[-20:] not in caplog.text, "what was shown is in nobody's log"
             assert await one.caller(good).ask(web) is grpc.StatusCode.OK
 
     asyncio.run(test())
