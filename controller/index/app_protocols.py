@@ -9,9 +9,10 @@ _BY_WORD = {
     "https": AppProtocol.TLS,
     "tls": AppProtocol.TLS,
     "tcp": AppProtocol.TCP,
-    "mongo": AppProtocol.TCP,
-    "redis": AppProtocol.TCP,
-    "mysql": AppProtocol.TCP,
+    # Known, and nothing that the announcement has a value for.
+    "mongo": AppProtocol.UNKNOWN,
+    "redis": AppProtocol.UNKNOWN,
+    "mysql": AppProtocol.UNKNOWN,
 }
 
 # Standard names of the Kubernetes API (KEP-3726); they are never port names.
@@ -33,7 +34,7 @@ def app_protocol(port: int, name: str, protocol: str, declared: str) -> AppProto
         return _BY_STANDARD_NAME[declared]
     text = (declared or name).lower()
     if text.startswith("grpc-web"):
-        return AppProtocol.GRPC
+        return AppProtocol.UNKNOWN  # not HTTP/2, as gRPC is
     known = _BY_WORD.get(text.partition("-")[0])
     if known is not None:
         return known

@@ -140,8 +140,10 @@ def _is_ready(status: Field) -> bool:
 
 
 def _container_ports(spec: Field) -> list[tuple[str, int]]:
+    """Of what runs as long as the pod does: its containers, then the sidecars that start before them."""
+    sidecars = (one for one in spec["initContainers"].items() if one["restartPolicy"].text() == "Always")
     found = []
-    for container in spec["containers"].items():
+    for container in (*spec["containers"].items(), *sidecars):
         for port in container["ports"].items():
             if port["name"].text() and port["protocol"].text("TCP") == "TCP":
                 found.append((port["name"].text(), port["containerPort"].port()))
@@ -150,19 +152,29 @@ def _container_ports(spec: Field) -> list[tuple[str, int]]:
 
 def _workload_name(metadata: Field, name: str, labels: dict[str, str]) -> str:
     """What made the pod, as users call it: Deployment rather than ReplicaSet, CronJob rather than its run."""
+    if "service.istio.io/workload-name" in labels:
+        return labels["service.istio.io/workload-name"]
     if not metadata["generateName"].text():
         return name
     owner = next((item for item in metadata["ownerReferences"].items() if item["controller"].boolean()), None)
     if owner is None:
         return name
-    made_by = owner["name"].required_text()
-    kind = owner["kind"].text()
-    template = labels.get("pod-template-hash", "")
-    if kind == "ReplicaSet" and template:
-        return made_by.removesuffix(f"-{template}")
-    if kind == "Job" and (run := _CRON_JOB_RUN.fullmatch(made_by)):
-        return run.group(1)
-    return made_by
+    return _made_by(owner["kind"].text(), owner["name"].required_text(), labels)
+
+
+def _made_by(kind: str, name: str, labels: dict[str, str]) -> str:
+    """The name of an owner, or of what made that in turn, as labels and names show it."""
+    match kind:
+        case "ReplicaSet":
+            # A Deployment's, or a Rollout's of Argo.
+            for label in ("pod-template-hash", "rollouts-pod-template-hash"):
+                if (template := labels.get(label)) and name.endswith(template):
+                    return name.removesuffix(f"-{template}")
+        case "ReplicationController":
+            return labels.get("deploymentconfig") or name  # OpenShift's
+        case "Job" if run := _CRON_JOB_RUN.fullmatch(name):
+            return run.group(1)
+    return name
 
 
 def _service(field: Field) -> Service:

@@ -26,7 +26,7 @@ def peer_authorization(peer: PeerAuthentication, index: Index) -> Authorization 
     if peer.namespace == index.root_namespace or not peer.selector:
         return None
     mode = _effective(peer, index)
-    rules = _strict_rules(peer, mode)
+    rules = _strict_rules(peer, mode, index)
     return _deny(peer.namespace, CONVERTED + peer.name, rules) if rules else None
 
 
@@ -59,14 +59,16 @@ def _effective(peer: PeerAuthentication, index: Index) -> Mode:
     return peer.mode if peer.mode is not Mode.UNSET else _inherited(peer.namespace, index)
 
 
-def _strict_rules(peer: PeerAuthentication, mode: Mode) -> list[Rule]:
+def _strict_rules(peer: PeerAuthentication, mode: Mode, index: Index) -> list[Rule]:
     """The rules by which ports differ from `mode`; none if no port does."""
     if mode is Mode.STRICT:
         lenient = [port for port, wanted in peer.ports if wanted in (Mode.PERMISSIVE, Mode.DISABLE)]
         exempt = [Clause(matches=[Match(not_destination_ports=[port])]) for port in lenient]
         anonymous = Clause(matches=[_anonymous()])
-        clauses = [anonymous, *exempt] if peer.mode is Mode.STRICT else [*exempt, anonymous]
-        return [Rule(clauses=clauses)] if lenient else []
+        # One would do; Istio's has one for each level that says STRICT, and so has ours.
+        own = [anonymous] if peer.mode is Mode.STRICT else []
+        above = [anonymous] if _inherited(peer.namespace, index) is Mode.STRICT else []
+        return [Rule(clauses=[*own, *exempt, *above])] if lenient else []
     strict = [port for port, wanted in peer.ports if wanted is Mode.STRICT]
     return [Rule(clauses=[Clause(matches=[_anonymous(port)])]) for port in strict]
 

@@ -13,7 +13,7 @@ from mesh.addresses import from_packed
 from mesh.identity import DEFAULT_TRUST_DOMAIN
 from mesh.wire.workload_pb2 import NetworkMode, Port, PortList, TunnelProtocol, Workload, WorkloadStatus, WorkloadType
 
-# The first label that is set names the workload in metrics (Istio's convention).
+# The first label that is there, even if empty, names the workload in metrics (Istio's convention).
 _NAME_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 _REVISION_LABELS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
 
@@ -91,7 +91,8 @@ def _endpoint_workload(
 
 def _announce_tunnel(message: Workload, pod: Pod, captures: Captures, mesh: Mesh) -> None:
     is_marked = mesh.istio_labels and (pod.is_marked_captured or pod.speaks_hbone)
-    if not pod.is_host_network and (is_marked or captures.is_captured(pod)):
+    # We never capture a pod on its node's network; whoever marks one says that something there speaks HBONE.
+    if is_marked or (captures.is_captured(pod) and not pod.is_host_network):
         message.tunnel_protocol = TunnelProtocol.HBONE
         message.native_tunnel = mesh.istio_labels and pod.speaks_hbone
 
@@ -129,4 +130,4 @@ def _trust_domain(mesh: Mesh) -> str:
 
 
 def _first(labels: Labels, names: Iterable[str], default: str) -> str:
-    return next((labels[name] for name in names if labels.get(name)), default)
+    return next((labels[name] for name in names if name in labels), default)

@@ -79,7 +79,12 @@ def test_ip_families(spec: dict[str, Any], families: tuple[int, ...]) -> None:
     [
         ({"port": 80, "name": "http"}, AppProtocol.HTTP11),
         ({"port": 80, "name": "http2-api"}, AppProtocol.HTTP2),
-        ({"port": 80, "name": "grpc-web"}, AppProtocol.GRPC),
+        ({"port": 80, "name": "grpc-web"}, AppProtocol.UNKNOWN),
+        ({"port": 80, "name": "grpc-web-api"}, AppProtocol.UNKNOWN),
+        ({"port": 80, "name": "x", "appProtocol": "grpc"}, AppProtocol.GRPC),
+        ({"port": 80, "name": "mongo"}, AppProtocol.UNKNOWN),
+        ({"port": 3306, "name": "mysql"}, AppProtocol.UNKNOWN),
+        ({"port": 3306, "name": "db"}, AppProtocol.TCP),
         ({"port": 80, "name": "x", "appProtocol": "kubernetes.io/h2c"}, AppProtocol.HTTP2),
         ({"port": 80, "name": "http", "appProtocol": "tcp"}, AppProtocol.TCP),
         ({"port": 3306}, AppProtocol.TCP),
@@ -99,6 +104,17 @@ def test_traffic_distribution() -> None:
     assert service().distribution is None
 
 
+def test_named_ports_of_a_sidecar_that_starts_first_are_the_pods_ports_too() -> None:
+    document = pod("p", "10.0.0.1")
+    proxy = {"name": "proxy", "ports": [{"name": "http", "containerPort": 1}, {"name": "side", "containerPort": 2}]}
+    setup = {"name": "setup", "ports": [{"name": "once", "containerPort": 3}]}
+    document["spec"]["containers"] = [{"name": "app", "ports": [{"name": "http", "containerPort": 8080}]}]
+    document["spec"]["initContainers"] = [{**proxy, "restartPolicy": "Always"}, setup]
+    made = parse(document, Kind.POD)
+    assert isinstance(made, Pod)
+    assert dict(reversed(made.ports)) == {"http": 8080, "side": 2}
+
+
 def owner(kind: str, name: str, **more: Any) -> dict[str, Any]:
     reference = {"kind": kind, "apiVersion": "v1", "name": name, "controller": True}
     return {"generateName": f"{name}-", "ownerReferences": [reference], **more}
@@ -107,7 +123,15 @@ def owner(kind: str, name: str, **more: Any) -> dict[str, Any]:
 def test_a_workload_is_named_after_what_made_it() -> None:
     assert parsed_pod().workload_name == "p"
     assert parsed_pod(**owner("ReplicaSet", "web-6f7", labels={"pod-template-hash": "6f7"})).workload_name == "web"
+    assert parsed_pod(**owner("ReplicaSet", "web-6f7", labels={"pod-template-hash": "7"})).workload_name == "web-6f7"
+    rollout = {"rollouts-pod-template-hash": "6f7"}
+    assert parsed_pod(**owner("ReplicaSet", "web-6f7", labels=rollout)).workload_name == "web"
     assert parsed_pod(**owner("Job", "nightly-27812345")).workload_name == "nightly"
+    configured = {"deploymentconfig": "old"}
+    assert parsed_pod(**owner("ReplicationController", "old-1", labels=configured)).workload_name == "old"
+    assert parsed_pod(**owner("ReplicationController", "old-1")).workload_name == "old-1"
+    said = {"service.istio.io/workload-name": "mine", "pod-template-hash": "6f7"}
+    assert parsed_pod(**owner("ReplicaSet", "web-6f7", labels=said)).workload_name == "mine"
     assert parsed_pod(**owner("StatefulSet", "db")).workload_name == "db"
 
 
