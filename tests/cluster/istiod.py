@@ -20,8 +20,10 @@ from tests.cluster.alone import ApiAlone
 from tests.cluster.kube.api_server import free_ports
 from tests.cluster.mesh_objects import Objects, fresh
 from tests.cluster.objects import define, namespace, put, until
+from ztunnel.compile import policy_check
 from ztunnel.control.ads import AdsClient, NodeIdentity
 from ztunnel.control.link import ControllerLink
+from ztunnel.data_path import load_border
 from ztunnel.endpoints import Here
 from ztunnel.identity.ca import GrpcCa
 from ztunnel.identity.manager import IdentityManager
@@ -160,7 +162,7 @@ class Ztunnel:
     """The control side of a ztunnel of ours on a node, as `ztunnel.app` puts it together, with a store behind it."""
 
     def __init__(self, port: int, node: str, credentials: Credentials, *, asks_for_roots: bool = False) -> None:
-        self.store = Store(Here(node, "", "Kubernetes"))
+        self.store = Store(Here(node, "", "Kubernetes"), check=policy_check(load_border()))
         self.held = Held()
         self.messages: dict[str, bytes] = {}  # as they came, by type and name
         self.updates: list[xds.Update] = []
