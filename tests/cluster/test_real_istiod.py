@@ -10,12 +10,18 @@ import itertools
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from daemonset.cluster.annotations import Annotator
+from daemonset.cluster.namespaces import Sandboxes
+from daemonset.cluster.source import ClusterSource
+from daemonset.lifecycle import Goal, State
 from mesh import xds
 from mesh.addresses import to_bytes16
+from mesh.aio import Background
 from mesh.kube.api import Api, Document, Selection
 from mesh.kube.resources import AUTHORIZATION_POLICIES, PODS
 from mesh.wire.authorization_pb2 import Authorization
@@ -27,6 +33,7 @@ from tests.support.engine import Engine
 from tests.support.pki import Credential
 from tests.unit.controller.nodes import policy
 from tests.unit.controller.recorded import translate
+from tests.unit.daemonset.cluster.following import following
 from ztunnel.decide import Destination, Peer, inbound
 from ztunnel.identity import svid
 
@@ -54,11 +61,11 @@ class Shop:
         spec = {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}
         await self.put("v1", "Service", "web", spec)
 
-    async def pod(self, name: str, node: str, **labels: str) -> str:
+    async def pod(self, name: str, node: str, *, captured: bool = True, **labels: str) -> str:
         """A pod whose account is called as its application; its address."""
         number = next(_addresses)
         address = f"10.7.{number // 250}.{number % 250 + 1}"
-        made = pod(name, address, self.namespace, node, labels=labels, annotations=CAPTURED)
+        made = pod(name, address, self.namespace, node, labels=labels, annotations=CAPTURED if captured else {})
         made["spec"]["serviceAccountName"] = name.partition("-")[0]
         await put(self.api, made)
         return address
@@ -197,6 +204,34 @@ def test_changed_pods_and_policies_arrive(istio: Stage) -> None:
             name = f"{shop.namespace}/web.{shop.namespace}.svc.cluster.local"
             assert len(store.endpoints_of_port(store.service_number(name), 80) or ()) == 2
             assert one.ztunnel.ads.terminations == dict.fromkeys(one.ztunnel.ads.terminations, 0)
+
+    asyncio.run(test())
+
+
+def test_what_our_agent_writes_on_a_pod_is_what_istio_announces(istio: Stage) -> None:
+    async def test() -> None:
+        async with scene(istio) as one:
+            shop, node = one.shop, fresh("node")
+            await shop.pod("late", node, captured=False)
+
+            def tunnels() -> bool:
+                workload = one.ztunnel.store.workload(one.ztunnel.store.workload_number(shop.uid("late")))
+                return workload is not None and workload.hbone
+
+            await until(lambda: knows(one.ztunnel, shop, "late") and not tunnels(), "it is outside")
+            source = ClusterSource(one.api, node, sandboxes := Sandboxes())
+            async with following(source, []), Background() as tasks:
+                await until(lambda: bool(source.records), "the pod")
+                worker = SimpleNamespace(goal=Goal.ENROL, state=State.CAPTURED, captured=True)
+                agent: Any = SimpleNamespace(worker=dict.fromkeys(source.records, worker).get, refusals={})
+                annotator = Annotator(one.api, source, agent, for_istio=True)
+                tasks.start(annotator.run(), "annotations")
+                await annotator.written()
+                await until(tunnels, "it speaks HBONE")
+                worker.goal = Goal.UNENROL
+                await annotator.written()
+                await until(lambda: not tunnels(), "it does not any more")
+            sandboxes.close()
 
     asyncio.run(test())
 
