@@ -43,6 +43,8 @@ class Identity:
     @classmethod
     def parse(cls, text: str) -> "Identity":
         """Read a SPIFFE id; raises InvalidIdentity unless it has exactly the workload form."""
+        if len(text) > MAX_IDENTITY_BYTES:  # it goes into the sentences below, and from there into logs
+            raise InvalidIdentity(f"identity is longer than {MAX_IDENTITY_BYTES} bytes")
         parts = text.split("/")
         if len(parts) != 7 or parts[0] != "spiffe:" or parts[1] or parts[3] != "ns" or parts[5] != "sa":
             raise InvalidIdentity(f"{text!r} is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>")

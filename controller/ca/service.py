@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from controller.ca.authority import InvalidRequest, Issued, NotIssued
-from controller.serve.callers import Caller, Gate, Right
+from controller.serve.callers import Caller, Gate, RefusalLog, Right
 from controller.status.metrics import Metrics
 from mesh.identity import Identity, InvalidIdentity
 from mesh.wire.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -51,6 +51,7 @@ class CertificateService:
         self._runs_on = runs_on
         self._trust_domain = trust_domain
         self._metrics = metrics
+        self._log = RefusalLog()
         self._knows_pods = False
 
     def open_for_nodes(self) -> None:
@@ -67,7 +68,7 @@ class CertificateService:
             return await self._sign(data, caller)
         except _Refused as refusal:
             self._metrics.refusals.labels(refusal.reason).inc()
-            log.warning("certificate refused to %s (%s): %s", caller.name, refusal.reason, refusal)
+            self._log.warn(f"certificate refused to {caller.name} ({refusal.reason}): {refusal}")
             await context.abort(refusal.status, str(refusal))
             raise AssertionError("abort raises") from refusal
 

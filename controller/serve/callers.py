@@ -118,6 +118,26 @@ def _uris(pem: bytes) -> tuple[str, ...]:
     return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
 
 
+class RefusalLog:
+    """Lines about what was refused: so many in one period, and then how many were left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._period_ends = 0.0
+        self._said = 0
+
+    def warn(self, sentence: str) -> None:
+        """One refusal."""
+        now = self._clock()
+        if now >= self._period_ends:
+            if self._said > _LOGGED:
+                log.warning("%d more refusals, which are counted and not logged", self._said - _LOGGED)
+            self._period_ends, self._said = now + _PERIOD_S, 0
+        self._said += 1
+        if self._said <= _LOGGED:
+            log.warning("%s", sentence)
+
+
 class Gate:
     """Lets callers in or ends their call; every refusal is counted by reason, and logged without what was shown."""
 
@@ -126,9 +146,7 @@ class Gate:
     ) -> None:
         self._authenticator = authenticator
         self._metrics = metrics
-        self._clock = clock
-        self._period_ends = 0.0
-        self._said = 0
+        self._log = RefusalLog(clock)
 
     async def admit(self, context: "grpc.aio.ServicerContext[Any, Any]", right: Right) -> Caller:
         """The caller of a method; ends the call if there is none, if it lacks the right, or if nobody can say now."""
@@ -147,11 +165,6 @@ class Gate:
         self, context: "grpc.aio.ServicerContext[Any, Any]", status: grpc.StatusCode, reason: str, sentence: str
     ) -> Caller:
         self._metrics.callers_refused.labels(reason).inc()
-        now = self._clock()
-        if now >= self._period_ends:
-            self._period_ends, self._said = now + _PERIOD_S, 0
-        self._said += 1
-        if self._said <= _LOGGED:
-            log.warning("call from %s refused (%s): %s", context.peer(), reason, sentence)
+        self._log.warn(f"call from {context.peer()} refused ({reason}): {sentence}")
         await context.abort(status, sentence)
         raise AssertionError("abort raises")

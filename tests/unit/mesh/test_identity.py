@@ -38,3 +38,9 @@ def test_anything_but_the_workload_form_is_no_identity(text: str) -> None:
 def test_an_identity_too_long_for_the_engine_is_refused() -> None:
     with pytest.raises(InvalidIdentity, match="longer"):
         Identity("t" * 255, "n" * 60, "s" * 250)
+
+
+def test_a_refusal_is_short_however_long_the_text() -> None:
+    with pytest.raises(InvalidIdentity) as caught:
+        Identity.parse("x" * 1_000_000)
+    assert len(str(caught.value)) < 200

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from controller.names import node_names
-from controller.serve.callers import Caller, NodeCertificates, Unauthenticated
+from controller.serve.callers import Caller, NodeCertificates, RefusalLog, Unauthenticated
 from tests.support.pki import Authority, pem
 
 NODE, OTHER = node_names("cluster.local", "node-a"), node_names("cluster.local", "node-b")
@@ -62,3 +62,15 @@ def test_another_certificate_of_the_same_root_is_nobody(uris: tuple[str, ...], s
 def test_no_certificate_or_an_unreadable_one_is_nobody(shown: tuple[bytes, ...]) -> None:
     with pytest.raises(Unauthenticated):
         asyncio.run(NodeCertificates("cluster.local").authenticate(Call(*shown)))
+
+
+def test_a_flood_of_refusals_is_no_flood_of_lines(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    log = RefusalLog(lambda: now)
+    for number in range(1000):
+        log.warn(f"refused {number}")
+    assert [record.getMessage() for record in caplog.records] == [f"refused {number}" for number in range(20)]
+    caplog.clear()
+    now = 10.0
+    log.warn("another")
+    assert caplog.messages == ["980 more refusals, which are counted and not logged", "another"]
