@@ -2,7 +2,8 @@
 
 What is malformed becomes a fault on the object, and the object's last good version stays in force. A policy's stands in
 its status meanwhile (written by the controller that leads), so that a controller that starts then knows it too. A new
-list replaces everything at once: what comes of it are the differences.
+list replaces everything at once: what comes of it are the differences. That a policy was deleted and another made under
+its name, both unseen, its uid tells: nothing of the first one stays.
 """
 
 import dataclasses
@@ -67,12 +68,13 @@ class Collected:
         self._on_changes = on_changes
         self._objects: dict[str, Object] = {}
         self._understood: dict[str, str] = {}
+        self._uids: dict[str, str] = {}  # of policies
         self._has_moved = False
 
     def listed(self, items: Sequence[Item]) -> None:
         """Everything there is."""
         newest = _newest(items)
-        gone = self._objects.keys() - newest.keys()
+        gone = (self._objects.keys() | self._uids.keys()) - newest.keys()
         self.faults = {}
         self.written = {}
         changes = [self._drop(key) for key in gone]
@@ -101,6 +103,12 @@ class Collected:
         return has_moved
 
     def _put(self, item: Item) -> Change | None:
+        if item.written is None or self._uids.get(item.key, item.written.uid) == item.written.uid:
+            return self._merge(item)
+        removal = self._drop(item.key)
+        return self._merge(item) or removal
+
+    def _merge(self, item: Item) -> Change | None:
         self.faults.pop(item.key, None)
         if item.fault is not None:
             self.faults[item.key] = item.fault
@@ -111,6 +119,7 @@ class Collected:
             self._understood[item.key] = item.understood
         if item.written is not None:
             understood = "" if item.fault is None else self._understood.get(item.key, "")
+            self._uids[item.key] = item.written.uid
             self.written[item.key] = dataclasses.replace(item.written, understood=understood)
         if found is None or self._objects.get(item.key) == found:
             return None
@@ -122,6 +131,7 @@ class Collected:
         self.written.pop(key, None)
         self._objects.pop(key, None)
         self._understood.pop(key, None)
+        self._uids.pop(key, None)
         return Change(self.kind, key, None)
 
 

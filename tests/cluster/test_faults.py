@@ -5,6 +5,7 @@ node <── controller ──> doorkeeper ──> kube-apiserver <── test
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -131,20 +132,24 @@ def test_history_that_is_gone_is_listed_again_and_nothing_is_sent_twice(api_serv
             for number in range(20):
                 await one.put_pod(f"p{number}", 10 + number)
             await until(lambda: one.has("p19"), "the pods")
-            refused: list[str] = []
+            refused: set[str] = set()
+            listed: set[str] = set()
 
             def from_the_beginning(method: str, path: str) -> Deed:
-                """The server itself says that it does not know what was so long ago."""
-                head, is_watch, rest = path.partition("resourceVersion=")
-                if "watch=true" not in path or not is_watch or len(refused) >= 6:
+                """The server itself says that it does not know what was so long ago, until it is asked for a list."""
+                collection, _, query = path.partition("?")
+                if "watch=true" not in query:
+                    listed.update({collection} if "limit=1" not in query.split("&") else ())
                     return Deed()
-                refused.append(path)
-                return Deed(path=f"{head}resourceVersion=1{rest[rest.index('&') :]}")
+                if collection in listed:
+                    return Deed()
+                refused.add(collection)
+                return Deed(path=re.sub("resourceVersion=[0-9]+", "resourceVersion=1", path))
 
             one.door.rule = from_the_beginning
             before = len(one.node.updates)
             one.door.cut()
-            await until(lambda: len(refused) >= 6, "watches that go on from where nobody remembers")
+            await until(lambda: {"/api/v1/pods", "/api/v1/nodes"} <= listed & refused, "lists are asked for")
             await one.put_pod("after", 9)
             await until(lambda: one.has("after"), "what came after it")
             sent = [changed.name for update in one.node.updates[before:] for changed in update.changed]

@@ -138,6 +138,26 @@ def test_a_malformed_object_is_reported_and_its_last_good_version_stays(tmp_path
     run(test)
 
 
+@pytest.mark.parametrize("how", ["watched", "listed"])
+def test_a_malformed_policy_inherits_nothing_from_another_that_had_its_name(tmp_path: Path, how: str) -> None:
+    async def test() -> None:
+        fake = make_fake(policy("p", DENY))
+        key = (Kind.AUTHORIZATION_POLICY, "shop/p")
+        async with feeding(fake, tmp_path) as (world, source):
+            assert key in world.objects
+            fake.script = lambda request: refusal(503) if "authorizationpolicies" in request.path else None
+            fake.drop_connections()
+            fake.delete(policy("p", {}))
+            fake.put(policy("p", {"action": "DENY", "rules": [{"form": []}]}))
+            if how == "listed":
+                fake.floor = fake.version  # of the deletion nobody tells any more
+            fake.script = lambda request: None
+            await until(lambda: bool(world.faults) and key not in world.objects)
+            assert source.written[key].understood == ""
+
+    run(test)
+
+
 def test_a_controller_that_starts_on_a_malformed_policy_knows_its_last_good_version_from_its_status(
     tmp_path: Path,
 ) -> None:
