@@ -10,6 +10,7 @@ import base64
 import datetime
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from controller.ca import keys
 from controller.ca.authority import Clock, InvalidRequest, Issued, Lifetimes, NotIssued, requested_key
 from controller.ca.bundle import Bundle, Terms
+from controller.ca.distribution import expiring
 from controller.serve.hub import Hub
 from controller.status.metrics import Metrics
 from mesh.aio import Background
@@ -44,6 +46,8 @@ _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.05, 1.0
 MAX_WAITING = 128
 # What a controller that died left behind.
 _SWEEP_S, _LEFT_AFTER = 300.0, datetime.timedelta(minutes=10)
+# How often the leader looks whether there is something else to say.
+_LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ class CertManagerAuthority:
         self._is_leader = is_leader
         self._waiting = 0
         self._fault = ""
-        self._ends: datetime.datetime | None = None  # of what signed last
+        self._above: list[tuple[str, x509.Certificate]] = []  # what signed last, and its roots
+        self._ends: datetime.datetime | None = None  # the first of them
         self._bundle = Bundle(api, terms, hub, clock, self._roots_changed)
         self.on_issuer: Callable[[], None] = lambda: None
 
@@ -146,7 +151,8 @@ class CertManagerAuthority:
         finally:
             self._waiting -= 1
         self._fault = ""
-        self._ends = min(one.not_valid_after_utc for one in (*issued.chain, *issued.roots))
+        self._above = [*(("issuer", one) for one in issued.chain), *(("root", one) for one in issued.roots)]
+        self._ends = min(one.not_valid_after_utc for _, one in self._above)
         self._metrics.ca_expiry.labels("issuer").set(self._ends.timestamp())
         return Issued(issued.certificate, issued.chain, self._bundle.roots)
 
@@ -249,14 +255,29 @@ class CertManagerAuthority:
         self.on_issuer()
 
     async def _look_after(self) -> None:
+        said, sweep_at = "", 0.0
         while True:
-            if self._is_leader() and self._bundle.roots:
-                try:
-                    await self._bundle.note(f"Faulty: {self._fault}" if self._fault else "Ready")
+            is_mine = self._is_leader() and bool(self._bundle.roots)
+            try:
+                if is_mine and self.condition != said:
+                    said = self.condition
+                    await self._bundle.note(said)
+                if is_mine and time.monotonic() >= sweep_at:
+                    await self._bundle.note(said)  # also drops roots that are too old
                     await self._sweep()
-                except ApiFault as fault:
-                    log.warning("certificates cannot be looked after: %s", fault)
-            await asyncio.sleep(_SWEEP_S)
+                    sweep_at = time.monotonic() + _SWEEP_S
+            except ApiFault as fault:
+                log.warning("certificates cannot be looked after: %s", fault)
+                said = ""
+            said = said if is_mine else ""
+            await asyncio.sleep(_LOOK_S)
+
+    @property
+    def condition(self) -> str:
+        """`Ready`, or the worst that there is to say."""
+        if self._fault:
+            return f"Faulty: {self._fault}"
+        return expiring(self._above, self._clock()) or "Ready"
 
     async def _sweep(self) -> None:
         async for page in self._api.pages(Selection(REQUESTS, self._namespace, label_selector=_SELECTOR)):

@@ -9,7 +9,7 @@ administrator looks at: `Ready`, or what is about to go wrong.
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -52,11 +52,17 @@ def condition(trust: Trust, faults: Mapping[str, str], now: datetime.datetime) -
         return f"Expired: the issuer of certificates expired {trust.issuer.expires}; nothing is signed"
     if faults:
         return "Faulty: " + "; ".join(f"{sentence}" for _, sentence in sorted(faults.items()))
-    for what, one in (("issuer", trust.issuer.certificate), *(("root", root) for root in trust.issuer.anchors)):
+    named = [("issuer", trust.issuer.certificate), *(("root", root) for root in trust.issuer.anchors)]
+    return (expiring(named, now) if trust.next is None else "") or "Ready"
+
+
+def expiring(named: Iterable[tuple[str, x509.Certificate]], now: datetime.datetime) -> str:
+    """What to say of the first certificate that is in the last part of its life; empty if none is."""
+    for what, one in named:
         life = one.not_valid_after_utc - one.not_valid_before_utc
-        if trust.next is None and one.not_valid_after_utc - now < life / _LAST_PART:
+        if one.not_valid_after_utc - now < life / _LAST_PART:
             return f"Expiring: the {what} of certificates ends {one.not_valid_after_utc} and nothing follows it"
-    return "Ready"
+    return ""
 
 
 def measure(metrics: Metrics, trust: Trust) -> None:

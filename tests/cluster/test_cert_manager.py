@@ -26,6 +26,7 @@ from controller.status.metrics import Metrics
 from mesh.aio import Background
 from mesh.identity import Identity
 from mesh.kube.api import Selection
+from mesh.kube.errors import NotFound
 from mesh.kube.resources import CONFIG_MAPS
 from mesh.xds import ROOTS_TYPE
 from tests.cluster.alone import ApiAlone
@@ -77,6 +78,18 @@ class Stage:
 
     async def left(self) -> int:
         return len((await self.objects.api.page(Selection(REQUESTS, self.objects.namespace))).items)
+
+    async def condition(self) -> str:
+        with contextlib.suppress(NotFound):
+            found = await self.objects.api.get(CONFIG_MAPS, "culvert-ca-root", self.objects.namespace)
+            return str(found["metadata"]["annotations"].get("culvert.io/ca-condition", ""))
+        return ""
+
+    async def says(self, beginning: str) -> None:
+        """The condition begins so before long."""
+        async with asyncio.timeout(10):
+            while not (await self.condition()).startswith(beginning):
+                await asyncio.sleep(0.05)
 
     async def roots(self) -> str:
         found = await self.objects.api.get(CONFIG_MAPS, "culvert-ca-root", self.objects.namespace)
@@ -222,6 +235,29 @@ def test_a_new_root_is_given_out_before_anything_that_it_signed_and_the_old_one_
             other = one.replica(Hub([ResourceSet(ROOTS_TYPE)]))
             await other.open()
             assert set(other.roots) == set(expected)
+
+    asyncio.run(test())
+
+
+def test_administrators_read_what_is_wrong_or_about_to_end(
+    api_server: ApiAlone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cert_manager, "_LOOK_S", 0.05)
+
+    async def test() -> None:
+        async with stage(api_server) as one:
+            await one.issue()
+            await one.says("Ready")
+            await one.refused(lambda signer, request: {"conditions": [condition("Denied", message="not today")]})
+            await one.says("Faulty: cert-manager denied the request: not today")
+            # A certificate that was made two minutes ago and ends in twenty seconds.
+            above = one.signer.issuer
+            one.signer.issuer = intermediate(root(now()), now=now(), life=datetime.timedelta(seconds=20))
+            await one.authority.issue(csr(p256(), NAME), WEB, 5)
+            await one.says("Expiring: the issuer of certificates ends ")
+            one.signer.issuer = above
+            await one.issue()
+            await one.says("Ready")
 
     asyncio.run(test())
 
