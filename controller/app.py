@@ -121,8 +121,13 @@ class Controller:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`, then drain. Raises what ended a part that should have lasted."""
-        if not await self._opened(stop):
-            return
+        address = split_address(self.config.serve.metrics_listen)
+        async with HttpServer(*address, monitoring_routes(self.metrics, lambda: self.is_ready)):
+            # From the beginning: who waits for an API server is alive, and is not to be restarted.
+            if await self._opened(stop):
+                await self._serve(stop)
+
+    async def _serve(self, stop: asyncio.Event) -> None:
         async with self._listening(), Background() as tasks:
             tasks.start(self.authority.run(), "certificates")
             tasks.start(self.source.run(self), "source")
@@ -154,14 +159,11 @@ class Controller:
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
         serve = self.config.serve
-        monitoring = HttpServer(
-            *split_address(serve.metrics_listen), monitoring_routes(self.metrics, lambda: self.is_ready)
-        )
         debug = HttpServer(
             *split_address(serve.debug_listen),
             debug_routes(self.config, self.hub, self.captures, self.status, self.announced),
         )
-        async with monitoring, debug:
+        async with debug:
             self.port = self.server.add_secure_port(
                 serve.listen,
                 self.certificate.credentials(nodes_show_certificates=self.config.callers.auth == "certificates"),

@@ -163,3 +163,12 @@ async def node(controller: Controller, tmp_path: Path, name: str = "node-a") -> 
     proof = credentials(controller, tmp_path / f"credentials-{name}", name)
     async with grpc.aio.secure_channel(f"127.0.0.1:{controller.port}", proof) as channel:
         yield FakeNode(channel, name)
+
+
+async def fetch(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a page of the controller's."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), body

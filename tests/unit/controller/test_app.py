@@ -27,6 +27,7 @@ from tests.unit.controller.nodes import (
     channel_credentials,
     config,
     credentials,
+    fetch,
     node,
     pod,
     policy,
@@ -358,14 +359,6 @@ def test_a_node_that_never_answers_gets_a_bounded_amount(tmp_path: Path, manifes
 def pod_address(controller: Controller) -> bytes | None:
     known = controller.index.pod("shop/client")
     return known.addresses[0] if known else None
-
-
-async def fetch(port: int, path: str) -> tuple[int, bytes]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    return int(head.split()[1]), body
 
 
 def test_pages_show_what_the_controller_believes(tmp_path: Path, manifests: Manifests) -> None:

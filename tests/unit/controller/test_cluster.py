@@ -1,13 +1,16 @@
 """The controller's parts on an API server, joined: a whole controller against a scripted one."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from controller.config import Config, ElectionConfig, ServeConfig, SourceConfig
+from controller.app import Controller
+from controller.config import AuthorityConfig, Config, ElectionConfig, ServeConfig, SourceConfig
+from tests.cluster.kube.api_server import free_ports
 from tests.support.waiting import until
-from tests.unit.controller.fake_api import FakeApi, Request
-from tests.unit.controller.nodes import node, pod, policy, running
+from tests.unit.controller.fake_api import FakeApi, Request, refusal
+from tests.unit.controller.nodes import fetch, node, pod, policy, running
 
 WEB = "Kubernetes//Pod/shop/web"
 DENY: dict[str, Any] = {"action": "DENY", "rules": [{}]}
@@ -73,6 +76,28 @@ def test_an_api_server_that_is_away_changes_nothing_for_nodes_and_is_counted(tmp
             await fake.start()
             fake.put(pod("client", "10.0.0.2"))
             await one.until(lambda: "Kubernetes//Pod/shop/client" in one.held)
+
+    asyncio.run(test())
+
+
+def test_a_controller_that_waits_for_the_api_server_is_alive_and_not_ready(tmp_path: Path) -> None:
+    """A kubelet that took it for dead would let it wait for minutes after the API server is back."""
+
+    async def test() -> None:
+        fake = make_fake()
+        fake.script = lambda request: refusal(503) if "secrets" in request.path else None
+        async with fake.serving(tmp_path):
+            (monitor,) = free_ports(1)
+            plain = settings(tmp_path, "one")
+            serve = dataclasses.replace(plain.serve, metrics_listen=f"127.0.0.1:{monitor}")
+            controller = Controller(dataclasses.replace(plain, serve=serve, authority=AuthorityConfig(ca="kubernetes")))
+            stop = asyncio.Event()
+            task = asyncio.get_running_loop().create_task(controller.run(stop))
+            await until(lambda: any("secrets" in request.path for request in fake.requests))
+            assert (await fetch(monitor, "/healthz/live"))[0] == 200
+            assert (await fetch(monitor, "/healthz/ready"))[0] == 503
+            stop.set()
+            await task
 
     asyncio.run(test())
 
