@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
+from controller.ca import authority as issuing
+from controller.ca.issuer import new_root
 from mesh import xds
 from mesh.aio import Background
 from mesh.identity import Identity
@@ -74,6 +76,41 @@ def test_a_certificate_is_renewed_at_half_life() -> None:
     run_virtual(with_manager(ca, sink, 1100))
     assert [round(at) for at in ca.asked_at] == [0, 500, 1000]
     assert sink.puts == 3
+
+
+@pytest.mark.parametrize("skew_s", [-60, 0, 60])
+def test_a_node_whose_clock_is_off_by_a_minute_always_has_a_certificate_that_is_good_by_it(skew_s: int) -> None:
+    def clock_of_the_node() -> datetime:
+        return now() + timedelta(seconds=skew_s)
+
+    class OurCa:
+        """As the controller signs, by its own clock."""
+
+        def __init__(self) -> None:
+            self.authority = issuing.Authority(new_root("cluster.local", now()), issuing.Lifetimes(), now)
+            self.asked = 0
+
+        async def sign(self, identity: Identity, csr_pem: str) -> list[str]:
+            self.asked += 1
+            return self.authority.sign_request(csr_pem, identity, 3600).pem_chain
+
+    class GoodNow(Sink):
+        def put_identity(self, identity: str, chain_pem: str, key_pem: str, roots_pem: str) -> None:
+            for pem_text in (chain_pem, roots_pem):
+                shown = x509.load_pem_x509_certificate(pem_text.encode())
+                assert shown.not_valid_before_utc <= clock_of_the_node() < shown.not_valid_after_utc
+            super().put_identity(identity, chain_pem, key_pem, roots_pem)
+
+    async def run() -> None:
+        ca, sink = OurCa(), GoodNow()
+        async with Background() as background:
+            manager = IdentityManager(ca, sink, background, clock=clock_of_the_node)
+            manager.acquire(WEB)
+            await asyncio.sleep(3600 * 5)
+            assert str(WEB) in sink.held
+        assert 10 <= ca.asked <= 11
+
+    run_virtual(run())
 
 
 def test_retries_back_off_and_the_old_certificate_serves_until_it_expires() -> None:
