@@ -29,8 +29,9 @@ class Pipeline:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Take a batch of object changes."""
-        self._note_captures(changes)
+        shrunk = self._note_captures(changes)
         self._translate(self.inputs.index.apply(changes))
+        self._forget_nodes(shrunk)
         for kind, count in self.inputs.index.counts().items():
             self._metrics.objects.labels(kind).set(count)
 
@@ -42,18 +43,28 @@ class Pipeline:
         """An agent of the node has disconnected; its last report stays."""
         self.inputs.captures.disconnect(node)
 
-    def _note_captures(self, changes: Sequence[Change]) -> None:
-        """What the batch says of captures, before the index forgets what was there."""
+    def _note_captures(self, changes: Sequence[Change]) -> set[str]:
+        """What the batch says of captures, before the index forgets what was there; which nodes it takes of."""
         captures = self.inputs.captures
+        shrunk = set()
         for change in changes:
             if change.kind is Kind.NODE and change.object is None:
-                captures.forget_node(change.key)
+                shrunk.add(change.key)
             elif change.kind is Kind.POD:
                 before = self.inputs.index.pod(change.key)
                 if before is not None and _is_pod_end(change):
                     captures.forget([before])
+                    shrunk.add(before.node)
                 if isinstance(change.object, Pod) and not change.object.is_terminal:
                     captures.note_annotation(before, change.object)
+        return shrunk
+
+    def _forget_nodes(self, nodes: Iterable[str]) -> None:
+        """Let go of what nodes have reported of which there is nothing left, so that no pod's capture depends on it."""
+        index = self.inputs.index
+        for node in nodes:
+            if not index.pods_on(node) and index.get(Kind.NODE, node) is None:
+                self.inputs.captures.forget_node(node)
 
     def report(self, node: str, pods: Mapping[str, str]) -> int:
         """Take an agent's report; the revision of addresses that announces it."""

@@ -83,12 +83,14 @@ def _latencies(churn: Churn, marks: Mapping[str, list[float]], nodes: int) -> di
     complete = [one for one in churn.made if marks.get(one.mark, (0, 0, 0))[2] == nodes]
     last = sorted((marks[one.mark][1] - one.at) * 1e3 for one in complete)
     spread = sorted((marks[one.mark][1] - marks[one.mark][0]) * 1e3 for one in complete)
+    after_answer = sorted(max(0.0, marks[one.mark][1] - one.answered) * 1e3 for one in complete)
     first = sorted((marks[one.mark][0] - one.at) * 1e3 for one in complete)
     return {
         "overtaken": len(churn.made) - len(complete),  # by a later change of the same object
         "api_server_answers_ms": _spread(sorted((one.answered - one.at) * 1e3 for one in churn.made)),
         "first_ztunnel_ms": _spread(first),
         "last_ztunnel_ms": _spread(last),
+        "last_ztunnel_after_the_answer_ms": _spread(after_answer),
         "first_to_last_ms": _spread(spread),
     }
 

@@ -85,8 +85,8 @@ class Captures:
             self._save()
 
     def forget_node(self, node: str) -> None:
-        """Drop a node that no longer exists, unless something of it is still captured."""
-        if self._by_node.get(node) == {}:
+        """Drop a node that no longer exists, unless something of it is still captured or its agent is connected."""
+        if self._by_node.get(node) == {} and not self._connected[node]:
             del self._by_node[node]
             self._save()
 

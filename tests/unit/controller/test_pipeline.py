@@ -217,6 +217,29 @@ def test_a_report_of_a_pods_predecessor_captures_nothing() -> None:
     assert not recorded.message_of(one).workload.tunnel_protocol  # type: ignore[union-attr]
 
 
+def test_a_node_is_forgotten_with_the_last_of_its_pods_and_not_before() -> None:
+    pipeline, hub = make()
+    web = pod("web", "10.0.0.1", "node-a")
+    web["metadata"]["annotations"] = {"culvert.io/capture": "enabled"}  # of an earlier life: the agent knows better
+    pipeline.apply([change(web)])
+    pipeline.report("node-a", {})
+    pipeline.apply([Change(Kind.NODE, "node-a", None)])
+    assert content(hub) == content(rebuild(pipeline))
+    one = hub.sets[ADDRESS_TYPE].get("Kubernetes//Pod/shop/web")
+    assert one is not None
+    assert not recorded.message_of(one).workload.tunnel_protocol  # type: ignore[union-attr]
+    pipeline.apply([Change(Kind.POD, "shop/web", None)])
+    assert not pipeline.inputs.captures.has_reported("node-a")
+
+
+def test_a_node_whose_agent_is_there_is_not_forgotten() -> None:
+    pipeline, _ = make()
+    pipeline.agent_came("node-a")
+    pipeline.report("node-a", {})
+    pipeline.apply([Change(Kind.NODE, "node-a", None)])
+    assert pipeline.inputs.captures.has_reported("node-a")
+
+
 def test_a_report_of_a_node_that_the_pod_does_not_run_on_captures_nothing() -> None:
     pipeline, hub = make()
     pipeline.apply([change(pod("web", "10.0.0.1", "node-a"))])
