@@ -25,11 +25,10 @@ class Cluster:
         self.leadership = self.election or Alone()
         self.writer = StatusWriter(self.api, self.source, index, self.leadership)
         self.events = Events(self.api)
-        self._metrics = metrics
-        metrics.leader.set(0 if self.election else 1)
+        metrics.leader.set_function(lambda: self.leadership.is_leader)
         metrics.source_away.set_function(lambda: len(self.source.away))
         if self.election:
-            self.election.on_change = self._turn
+            self.election.on_change = lambda is_leader: self.writer.wake()
 
     def tasks(self) -> Iterator[tuple[Coroutine[Any, Any, None], str]]:
         """What runs for as long as the controller does, but for the source."""
@@ -37,7 +36,3 @@ class Cluster:
         yield self.events.run(), "events"
         if self.election:
             yield self.election.run(), "election"
-
-    def _turn(self, is_leader: bool) -> None:
-        self._metrics.leader.set(is_leader)
-        self.writer.wake()
