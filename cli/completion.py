@@ -14,6 +14,7 @@ def completion(context: click.Context, shell: str) -> None:
 
     \b
     source <(culvert completion bash)
+    culvert completion zsh >"${fpath[1]}/_culvert"
     culvert completion fish >~/.config/fish/completions/culvert.fish
     """
     kind = get_completion_class(shell)

@@ -127,8 +127,10 @@ def problems_of(status: dict[str, Any]) -> list[str]:
     found = [status["waiting_for"], status["programs"]["problem"]]
     found += [status[part].get("problem", "") for part in ("ztunnel", "controller")]
     found += list((status.get("kubernetes") or {}).values())
-    found += [f"{pod['namespace']}/{pod['name']}: {pod['reason']}" for pod in status["pods"] if pod["state"] in _BAD]
+    found += [f"{pod['namespace']}/{pod['name']}: {pod['reason']}" for pod in status["pods"] if _is_bad(pod)]
     return [one for one in found if one]
 
 
-_BAD = ("refused", "failed")
+def _is_bad(pod: dict[str, Any]) -> bool:
+    """Not a pod on the node's network: an enrolled namespace may have some, and they are shown as what they are."""
+    return pod["state"] in ("refused", "failed") and pod.get("refused") != "host_network"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from cli.install.kinds import CORE_EVENTS, DAEMON_SETS, DEPLOYMENTS, Document
@@ -13,6 +14,8 @@ Say = Callable[[str], None]
 Look = Callable[[], Awaitable[Sequence[str]]]
 
 INTERVAL_S = 1.0
+# Probes fail while a process starts; later that is worth a line.
+SETTLING_S = 45.0
 # A cluster that is being changed answers late now and then.
 _LASTING = (Forbidden, Unauthorized, Invalid)
 
@@ -120,8 +123,14 @@ async def _last_warning(api: Api, pod: Document) -> str:
         events = await api.page(Selection(CORE_EVENTS, metadata["namespace"], field_selector=selector))
     except (NotFound, Forbidden):
         return ""
-    latest = sorted(events.items, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    told = [one for one in events.items if one.get("reason") != "Unhealthy" or _age_s(pod) > SETTLING_S]
+    latest = sorted(told, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     return " ".join(str(latest[-1].get("message", "")).split()) if latest else ""
+
+
+def _age_s(pod: Document) -> float:
+    made = pod["metadata"].get("creationTimestamp")
+    return (datetime.now(UTC) - datetime.fromisoformat(made)).total_seconds() if made else 0.0
 
 
 def is_ready(pod: Document) -> bool:

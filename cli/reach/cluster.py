@@ -1,6 +1,7 @@
 """A mesh in a Kubernetes cluster, asked through port-forwarding: loopback ports are reached in no other way."""
 
 import asyncio
+import http
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -133,4 +134,6 @@ class ClusterReach:
         try:
             return self._forwarder.get(self.namespace, pod, port, path)
         except ApiFault as fault:
+            if fault.status == http.HTTPStatus.BAD_REQUEST:  # what was asked, as our own processes say it
+                raise Unreachable(fault.sentence) from fault
             raise Unreachable(told(fault, self._kubeconfig, f"{self.namespace}/{pod}")) from fault

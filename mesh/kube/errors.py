@@ -10,10 +10,14 @@ class Misconfigured(Exception):
 
 
 class ApiFault(Exception):
-    """A request did not do what it should; `status` is the HTTP status, 0 if there was no answer."""
+    """A request did not do what it should; `status` is the HTTP status, 0 if there was no answer.
 
-    def __init__(self, message: str, status: int = 0, retry_after_s: float | None = None) -> None:
+    `sentence` is what the server said, without what it was asked.
+    """
+
+    def __init__(self, message: str, status: int = 0, retry_after_s: float | None = None, sentence: str = "") -> None:
         super().__init__(message)
+        self.sentence = sentence or message
         self.status = status
         self.retry_after_s = retry_after_s
 
@@ -75,7 +79,8 @@ def of_answer(what: str, status: int, headers: Mapping[str, str], body: bytes) -
     sentence = document.get("message") or body.decode("utf-8", "replace").strip() or "no reason given"
     after = _seconds(headers.get("Retry-After")) or _seconds(_detail(document).get("retryAfterSeconds"))
     kind = _MEANINGS.get(status, Unavailable)
-    return kind(f"{what}: {status}: {str(sentence)[:_LONGEST_SENTENCE]}", status, after)
+    sentence = str(sentence)[:_LONGEST_SENTENCE]
+    return kind(f"{what}: {status}: {sentence}", status, after, sentence)
 
 
 def of_event(what: str, document: Mapping[str, Any]) -> ApiFault:

@@ -72,6 +72,10 @@ class Node:
         argv += ["--node-ip", f"{node.address4},{node.address6}"]
         self._daemons.start(f"kubelet{node.number}", node.netns, argv)
 
+    def stop_kubelet(self) -> None:
+        """The kubelet ends and what it started runs on: the node does not answer any more."""
+        self._daemons.stop(f"kubelet{self.place.number}")
+
     def power_off(self) -> None:
         """End everything on the node but its own namespace: what is in memory goes, what is on disk stays."""
         node = self.place

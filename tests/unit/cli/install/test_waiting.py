@@ -1,8 +1,10 @@
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cli.install.waiting import TimedOut, conditions_of, trouble, until
+from cli.install.waiting import TimedOut, conditions_of, pods_in_trouble, trouble, until
+from mesh.kube.api import Page
 from mesh.kube.errors import Forbidden, Unavailable
 
 
@@ -33,6 +35,26 @@ def pod(**status):
 )
 def test_a_pods_status_says_what_is_wrong(found, said):
     assert trouble(found) == said
+
+
+class Told:
+    """An API with one pod and one event about it."""
+
+    def __init__(self, age_s, reason):
+        made = datetime.now(UTC) - timedelta(seconds=age_s)
+        metadata = {"name": "p", "namespace": "n", "uid": "u", "creationTimestamp": f"{made:%Y-%m-%dT%H:%M:%SZ}"}
+        self.items = {"pods": [{"metadata": metadata, "spec": {}}], "events": [{"reason": reason, "message": "why"}]}
+
+    async def page(self, selection):
+        return Page(self.items[selection.resource.plural], "1", "")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "reason", "said"),
+    [(5, "Unhealthy", []), (90, "Unhealthy", ["pod p: why"]), (5, "FailedMount", ["pod p: why"])],
+)
+def test_probes_that_fail_are_no_trouble_of_a_pod_that_just_starts(age_s, reason, said):
+    assert asyncio.run(pods_in_trouble(Told(age_s, reason), "n", "x")) == said
 
 
 def test_a_new_object_has_no_conditions():
