@@ -1,4 +1,4 @@
-"""A peer that stands still: a TCP relay whose kernel goes on answering when nothing gets through any more."""
+"""A peer that is far away, or stands still: a TCP relay whose kernel goes on answering when nothing gets through."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 
 class Relay:
-    """Carries connections to a port of loopback until it is told to stand still."""
+    """Carries connections to a port of loopback, each way by so much later, until it is told to stand still."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, delay_s: float = 0.0) -> None:
         self._target = target
+        self._delay_s = delay_s
         self._moves = asyncio.Event()
         self._moves.set()
         self.port = 0
@@ -48,6 +49,7 @@ class Relay:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 16):
                 await self._moves.wait()
+                await asyncio.sleep(self._delay_s)
                 writer.write(data)
                 await writer.drain()
             await self._moves.wait()

@@ -59,6 +59,19 @@ def test_a_token_needs_no_certificate_and_without_one_there_must_be_one(tmp_path
 
 
 @pytest.mark.slow
+def test_a_controller_that_is_far_away_or_busy_gets_the_time_for_a_handshake(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(config(tmp_path)) as controller, Relay(controller.port, delay_s=0.2).serving() as relay:
+            issue_credential(controller.authority, "cluster.local", "n", tmp_path / "n", datetime.timedelta(hours=1))
+            async with open_channel(f"127.0.0.1:{relay.port}", "localhost", Credentials(tmp_path / "n")) as channel:
+                call = raw_stream(channel)
+                await call.write(DeltaDiscoveryRequest(type_url=ADDRESS_TYPE, node=Node(id="n")).SerializeToString())
+                assert await asyncio.wait_for(call.read(), 10), "not a second attempt of the caller's"
+
+    asyncio.run(test())
+
+
+@pytest.mark.slow
 def test_a_controller_that_stands_still_is_noticed(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(config(tmp_path)) as controller, Relay(controller.port).serving() as relay:
