@@ -74,6 +74,7 @@ class Election:
         self._seen: tuple[str, str] = ("", "")  # holder and resourceVersion of the lease
         self._seen_at = float("-inf")
         self._is_ours = False  # the lease as it was seen last has our name in it because we wrote it
+        self._ours: Document = {}  # as we wrote it last
         self._was_leader = False
         self._fault = ""
         self.holder = ""
@@ -96,7 +97,7 @@ class Election:
 
     async def _try(self) -> None:
         try:
-            async with asyncio.timeout(self._times.request_s):
+            async with asyncio.timeout(self._times.renew_deadline_s):
                 await self._step()
             self._say("")
         except Conflict:
@@ -115,21 +116,28 @@ class Election:
 
     async def _step(self) -> None:
         started = self._clock()
+        if self._ours:
+            try:
+                return await self._write(self._ours)
+            except (Conflict, NotFound):
+                log.debug("the lease is not as we left it")
         try:
             lease = await self._api.get(LEASES, LEASE, self._namespace, timeout_s=self._times.request_s)
         except NotFound:
             lease = {}
         holder = self._observe(lease)
         is_free = not holder or started >= self._seen_at + self._times.duration_s
-        if not (self._is_ours or is_free):
-            return
+        if self._is_ours or is_free:
+            await self._write(lease)
+
+    async def _write(self, lease: Document) -> None:
+        """Take the lease or renew it; that counts from before it is asked for, however long it takes."""
+        started = self._clock()
         document = self._document(lease)
         self._is_ours = True  # also if the answer is lost; what comes next says who was faster
-        if lease:
-            written = await self._api.replace(LEASES, document, self._namespace, timeout_s=self._times.request_s)
-        else:
-            written = await self._api.create(LEASES, document, self._namespace, timeout_s=self._times.request_s)
-        self._observe(written)
+        write = self._api.replace if lease else self._api.create
+        self._ours = await write(LEASES, document, self._namespace, timeout_s=self._times.request_s)
+        self._observe(self._ours)
         self._renewed_at = started
 
     def _observe(self, lease: Document) -> str:
@@ -140,7 +148,7 @@ class Election:
         if holder != self.identity:
             # From now on it is somebody's, even if it comes back to us by itself, from a restored storage: who held it
             # until then may believe for a while yet that it leads.
-            self._renewed_at, self._is_ours = float("-inf"), False
+            self._renewed_at, self._is_ours, self._ours = float("-inf"), False, {}
         self.holder = holder
         return holder
 

@@ -96,6 +96,7 @@ class FakeApi:
         self.requests: list[Request] = []
         self.script: Callable[[Request], Answer | None] = lambda request: None
         self.page_size_limit = 10_000
+        self.delay_s = 0.0  # of each answer
         self._moved = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -195,6 +196,7 @@ class FakeApi:
         try:
             while (request := await _read(reader)) is not None:
                 self.requests.append(request)
+                await asyncio.sleep(self.delay_s)
                 answer = self.script(request)
                 if answer is not None and answer.hang:
                     await asyncio.Event().wait()

@@ -155,6 +155,34 @@ def test_a_lease_that_somebody_else_has_taken_ends_the_leadership_as_soon_as_it_
     run(test)
 
 
+@pytest.mark.slow
+def test_a_slow_server_makes_no_mesh_without_a_leader(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = FakeApi()
+        fake.delay_s = 0.3  # as 3 s with the usual times
+        times = Times(duration_s=1.5, renew_deadline_s=1.0, retry_s=0.2, request_s=0.4)
+        async with fake.serving(tmp_path) as api, Background() as tasks:
+            one = Election(api, NAMESPACE, "one", times)
+            tasks.start(one.run(), "one")
+            await until(lambda: one.is_leader, 3)
+            for _ in range(60):
+                await asyncio.sleep(0.05)
+                assert one.is_leader
+
+    run(test)
+
+
+def test_a_leader_renews_with_one_request(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = FakeApi()
+        async with fake.serving(tmp_path) as api, standing(api, Clock(0.0), "one") as (one, _):
+            await until(lambda: one.is_leader)
+            await some_rounds(fake)
+            assert {request.method for request in fake.requests[4:]} == {"PUT"}
+
+    run(test)
+
+
 def test_a_lease_that_comes_back_by_itself_is_taken_as_late_as_anybody_elses(tmp_path: Path) -> None:
     async def test() -> None:
         fake = FakeApi()
