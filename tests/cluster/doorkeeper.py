@@ -1,4 +1,4 @@
-"""A proxy before a real API server that can refuse, be slow, break connections and turn requests into others.
+"""A proxy before a real API server that can refuse, be slow, break connections, and tell when something was asked.
 
 client ──HTTP──> doorkeeper ──TLS──> kube-apiserver
 
@@ -27,7 +27,7 @@ _PASSED_ON = ("Accept", "Authorization", "Content-Type", "User-Agent")
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What becomes of a request: an answer in place of the server's, a wait before it, another path for it.
+    """What becomes of a request: an answer in place of the server's, a wait before it.
 
     `after` is called when the server has answered, before anybody hears of it.
     """
@@ -35,7 +35,6 @@ class Deed:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
-    path: str = ""
     after: Callable[[], object] = lambda: None
 
 
@@ -115,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         connection = http.client.HTTPSConnection(upstream.netloc, context=self.doorkeeper.context, timeout=600)
         try:
             headers = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
-            connection.request(self.command, deed.path or self.path, body or None, headers)
+            connection.request(self.command, self.path, body or None, headers)
             answer = connection.getresponse()
             if "watch=true" in self.path and answer.status == 200:
                 self._pass_watch(answer, connection.sock)
