@@ -6,6 +6,8 @@ from cli.install.chart import Chart, Release
 from cli.install.manifests import PLATFORMS, settings
 from cli.install.template import SettingsRefused
 from controller.config import Config as ControllerConfig
+from controller.status.metrics import Metrics
+from controller.status.pages import monitoring_routes
 from daemonset.config import Config as AgentConfig
 from ztunnel.config import Config as ZtunnelConfig
 
@@ -46,6 +48,16 @@ def test_every_process_takes_the_settings_that_it_is_given():
     assert agent.cluster.cni_exclude == ("culvert-system", "kube-system")
     ztunnel = ZtunnelConfig.load(arguments(container("ztunnel")), {})
     assert ztunnel.place.runtime == agent.place.runtime
+
+
+def test_a_controller_that_hangs_fails_its_probes():
+    """Its port would go on taking connections: that is the kernel's doing."""
+    controller = container("controller")
+    routes = monitoring_routes(Metrics(), lambda: True)
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert ("GET", controller[probe]["httpGet"]["path"]) in routes
+    config = ControllerConfig.load(arguments(controller), {})
+    assert config.serve.metrics_listen.endswith(f":{controller['livenessProbe']['httpGet']['port']}")
 
 
 def test_openshift_has_no_list_that_the_plugin_could_stand_in_and_enforces_selinux():
