@@ -35,7 +35,11 @@ ServicerContext = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class _Broken(Exception):
-    """The agent does what the protocol does not allow."""
+    """The agent does what the protocol does not allow; what nobody may do has a reason to be counted by."""
+
+    def __init__(self, sentence: str, reason: str = "") -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 class _Latest:
@@ -113,6 +117,8 @@ class CaptureReports:
                 pods = {f"{pod.namespace}/{pod.name}": pod.uid for pod in report.pods}
                 latest.put(last, self._pipeline.report(report.node, pods))
         except _Broken as error:
+            if error.reason:
+                self._metrics.callers_refused.labels(error.reason).inc()
             return str(error)
         return None
 
@@ -147,7 +153,7 @@ def _read(data: bytes, caller: Caller, last: int) -> CaptureReport:
     except DecodeError as error:
         raise _Broken(f"not a report: {error}") from error
     if report.node != caller.node:
-        raise _Broken(f"a report for node {report.node!r} from node {caller.node!r}")
+        raise _Broken(f"a report for node {report.node[:253]!r} from node {caller.node!r}", "another_node")
     if report.generation <= last:
         raise _Broken(f"generation {report.generation} after {last}")
     if len(report.pods) + len(report.refused) > MAX_PODS:

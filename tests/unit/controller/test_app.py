@@ -234,7 +234,9 @@ def test_captures_outlive_a_restart_and_end_with_the_pod(tmp_path: Path, manifes
     run(test)
 
 
-def test_an_agent_cannot_report_for_another_node(tmp_path: Path, manifests: Manifests) -> None:
+def test_an_agent_cannot_report_for_another_node(
+    tmp_path: Path, manifests: Manifests, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         async with running(config(tmp_path)) as controller, node(controller, tmp_path, "node-b") as one:
             agent = one.report_captures()
@@ -243,6 +245,9 @@ def test_an_agent_cannot_report_for_another_node(tmp_path: Path, manifests: Mani
             with pytest.raises(grpc.aio.AioRpcError, match="node-a"):
                 assert isinstance(await agent.read(), CaptureAck), "the stream ended without an error"
             assert controller.captures.view() == {}
+            counted = 'culvert_controller_callers_refused_total{reason="another_node"} 1.0'
+            assert counted.encode() in controller.metrics.render()
+            assert "agent of node node-b: a report for node 'node-a' from node 'node-b'" in caplog.text
 
     run(test)
 
