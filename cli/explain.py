@@ -43,7 +43,9 @@ def explain(source: str, destination: str, where: Reach, as_json: bool) -> None:
 
 def with_port(destination: str) -> str:
     """host:port, with brackets around an IPv6 address."""
-    if destination.startswith("["):
+    if destination.startswith("[") or not destination:
+        if "]" not in destination:
+            raise click.BadParameter(f"{destination!r} is neither a name nor an address, with or without a port")
         return destination if "]:" in destination else f"{destination}:{DEFAULT_PORT}"
     if destination.count(":") > 1:
         return f"[{destination}]:{DEFAULT_PORT}"

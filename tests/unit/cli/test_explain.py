@@ -76,3 +76,10 @@ def test_a_path_that_is_refused_says_its_reason(reach):
 )
 def test_a_port_is_added_where_there_is_none(given, asked):
     assert module.with_port(given) == asked
+
+
+@pytest.mark.parametrize("destination", ["", "[::1", "[::1:80"])
+def test_what_cannot_be_a_destination_is_wrong_usage(reach, destination):
+    done = CliRunner().invoke(module.explain, ["shop/a", destination])
+    assert done.exit_code == 2
+    assert "neither a name nor an address" in done.stderr

@@ -47,6 +47,7 @@ def test_a_refusal_is_the_sentence_of_the_api_server_and_nothing_around_it(serve
         forwarder(tmp_path, server.server_port).get("n", "p", 15000, "/x")
     assert str(found.value) == 'port 15000 of pod n/p: 403: pods "p" is forbidden: User "u" cannot'
     assert found.value.status == 403
+    assert found.value.sentence == 'pods "p" is forbidden: User "u" cannot'
 
 
 def test_a_server_that_is_not_there_is_unavailable(server, tmp_path):
