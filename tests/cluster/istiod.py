@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tests.cluster.alone import ApiAlone
 from tests.cluster.kube.api_server import free_ports
 from tests.cluster.mesh_objects import Objects, fresh
 from tests.cluster.objects import define, namespace, put, until
+from ztunnel.change import Change
 from ztunnel.compile import policy_check
 from ztunnel.control.ads import AdsClient, NodeIdentity
 from ztunnel.control.link import ControllerLink
@@ -166,6 +167,7 @@ class Ztunnel:
         self.held = Held()
         self.messages: dict[str, bytes] = {}  # as they came, by type and name
         self.updates: list[xds.Update] = []
+        self.on_change: Callable[[Change], None] = lambda _: None
         self._link = ControllerLink(f"127.0.0.1:{port}", NAME, credentials)
         self._name = NodeIdentity(node, f"{ZTUNNEL}-{node}", NAMESPACE, "127.0.0.1", "Kubernetes")
         self._asks_for_roots = asks_for_roots
@@ -188,7 +190,9 @@ class Ztunnel:
             self.messages.pop(_key(update.type_url, name), None)
         for changed in update.changed:
             self.messages[_key(update.type_url, changed.name)] = changed.value
-        return self.store.apply(update).refused
+        change = self.store.apply(update)
+        self.on_change(change)
+        return change.refused
 
     def certificate(self, namespace: str, account: str) -> Identity:
         """Ask for a certificate from now on; its identity."""
