@@ -1,8 +1,9 @@
 """Istio's own ztunnel, the binary, driven by our controller: it syncs, gets its certificate, and talks to our ztunnel.
 
-Runs where CULVERT_TEST_ZTUNNEL names the binary. It stands in a namespace of its own, in dedicated mode; an application
-reaches it by its SOCKS5 port, so that nothing has to be redirected. It is built from its source, without what needs
-libraries of its own: `cargo build --release --no-default-features --features tls-ring --bin ztunnel`.
+Runs where CULVERT_TEST_ZTUNNEL names the binary. In dedicated mode it stands in its pod's namespace; in shared mode
+it stands in one of its own, and our agent's end of ZDS hands it the pod. An application reaches it by its SOCKS5 port
+in the pod, so that nothing has to be redirected. It is built from its source, without what needs libraries of its own:
+`cargo build --release --no-default-features --features tls-ring --bin ztunnel`.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import struct
 import subprocess
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ import pytest
 
 from controller.app import Controller
 from controller.config import ServeConfig
+from daemonset.ztunnels import Wanted, Ztunnels
+from mesh import zds
 from mesh.channel import Credentials
 from mesh.kube.resources import SECRETS
 from mesh.netns import inside
@@ -43,6 +46,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 THEIRS, OURS, VIP, HOST, HOSTS = "10.99.0.1", "10.99.0.2", "10.99.0.3", "10.99.1.1", "10.99.1.2"
 SOCKS, APP = 15080, 8080
+DEDICATED, SHARED = "dedicated", "shared"
 
 
 @pytest.fixture(autouse=True)
@@ -58,76 +62,71 @@ def sh(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Two namespaces, joined; the first also reaches the host, where the controller listens."""
+    """The namespaces of two pods, joined, and the one of their ztunnel, which also reaches the host."""
 
     theirs: Path
     ours: Path
     ours_fd: int
+    process: Path
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Place]:
+def place(mode: str) -> Iterator[Place]:
     # Not two at once: the addresses are the machine's.
     with alone():
-        yield from _made()
+        yield from _made(mode)
 
 
-def _made() -> Iterator[Place]:
-    a, b, cable = f"cvz-a-{os.getpid()}", f"cvz-b-{os.getpid()}", f"cvz{os.getpid()}"
+def _made(mode: str) -> Iterator[Place]:
+    a, b, n, cable = (f"cvz{part}{os.getpid()}" for part in ("-a-", "-b-", "-n-", ""))
+    process = a if mode == DEDICATED else n
     try:
+        sh(f"ip netns add {n}; ip -n {n} link set lo up")
         sh(f"ip netns add {a}; ip netns add {b}; ip -n {a} link set lo up; ip -n {b} link set lo up")
         sh(f"ip -n {a} link add e0 type veth peer name e0 netns {b}")
         sh(f"ip -n {a} addr add {THEIRS}/24 dev e0; ip -n {a} link set e0 up")
         sh(f"ip -n {b} addr add {OURS}/24 dev e0; ip -n {b} addr add {VIP}/32 dev lo; ip -n {b} link set e0 up")
-        sh(f"ip link add {cable} type veth peer name h0 netns {a}; ip addr add {HOST}/30 dev {cable}")
-        sh(f"ip link set {cable} up; ip -n {a} addr add {HOSTS}/30 dev h0; ip -n {a} link set h0 up")
+        sh(f"ip link add {cable} type veth peer name h0 netns {process}; ip addr add {HOST}/30 dev {cable}")
+        sh(f"ip link set {cable} up; ip -n {process} addr add {HOSTS}/30 dev h0; ip -n {process} link set h0 up")
         descriptor = os.open(f"/run/netns/{b}", os.O_RDONLY)
         try:
-            yield Place(Path("/run/netns") / a, Path("/run/netns") / b, descriptor)
+            folder = Path("/run/netns")
+            yield Place(folder / a, folder / b, descriptor, folder / process)
         finally:
             os.close(descriptor)
     finally:
-        for name in (a, b):
+        for name in (a, b, n):
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", cable], check=False, capture_output=True)
 
 
 class Binary:
-    """The process."""
+    """The process; `mode` has the settings by which its two modes differ."""
 
-    def __init__(self, where: Place, folder: Path, port: int, roots: str, token: str, account: str) -> None:
-        (folder / "var/run/secrets/tokens").mkdir(parents=True)
-        (folder / "var/run/secrets/tokens/istio-token").write_text(token)
-        (folder / "root-cert.pem").write_text(roots)
-        namespace, name = account.split("/")
-        control = f"https://{HOST}:{port}"
+    def __init__(self, where: Place, folder: Path, port: int, mode: Mapping[str, str]) -> None:
+        roots, control = str(folder / "roots.pem"), f"https://{HOST}:{port}"
         settings = {
             "XDS_ADDRESS": control,
             "CA_ADDRESS": control,
             "ALT_XDS_HOSTNAME": "localhost",
             "ALT_CA_HOSTNAME": "localhost",
-            "XDS_ROOT_CA": str(folder / "root-cert.pem"),
-            "CA_ROOT_CA": str(folder / "root-cert.pem"),
-            "PROXY_MODE": "dedicated",
-            "PROXY_WORKLOAD_INFO": f"{namespace}/{name}/{name}",
+            "XDS_ROOT_CA": roots,
+            "CA_ROOT_CA": roots,
             "CLUSTER_ID": "Kubernetes",
-            "NODE_NAME": "node-a",
-            "INSTANCE_IP": THEIRS,
-            "POD_NAME": name,
-            "POD_NAMESPACE": namespace,
-            "SERVICE_ACCOUNT": name,
+            "INSTANCE_IP": HOSTS,
             "ENABLE_ORIG_SRC": "false",
             "UNSTABLE_ENABLE_SOCKS5": "true",
             "ZTUNNEL_WORKER_THREADS": "1",
             "IPV6_ENABLED": "false",
             "RUST_LOG": "info",
             "PATH": os.environ["PATH"],
+            **mode,
         }
         self.log = folder / "ztunnel.log"
         self._where = where
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["nsenter", f"--net={where.theirs}", BINARY], cwd=folder, env=settings, stdout=log, stderr=log
+                ["nsenter", f"--net={where.process}", BINARY], cwd=folder, env=settings, stdout=log, stderr=log
             )
 
     def dump(self) -> Any:
@@ -135,7 +134,7 @@ class Binary:
             with urllib.request.urlopen("http://127.0.0.1:15000/config_dump", timeout=2) as answer:
                 return json.load(answer)
 
-        return inside(self._where.theirs, ask)
+        return inside(self._where.process, ask)
 
     def dial(self, ip: str, port: int) -> socket.socket:
         """An application's connection through it."""
@@ -176,45 +175,75 @@ async def until(condition: Callable[[], bool], log: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def stage(server: ApiAlone, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(server: ApiAlone, tmp_path: Path, mode: str) -> AsyncIterator[Stage]:
     objects = await Objects.make(server.api())
+    node = await objects.node()
+    caller = "client" if mode == DEDICATED else "ztunnel"
     tokens = {}
-    for account in ("client", "culvert-node"):
+    for account, audience in ((caller, "istio-ca"), ("culvert-node", "culvert-ca")):
         await objects.account(account)
-        uid = await objects.pod(f"{account}-x", account, node := await objects.node())
-        audience = "istio-ca" if account == "client" else "culvert-ca"
+        uid = await objects.pod(f"{account}-x", account, node)
         tokens[account] = await objects.token(account, audience, (f"{account}-x", uid))
     settings = config(tmp_path, server, objects.namespace)
+    who = (f"{objects.namespace}/{caller}",)
     callers = replace(
         settings.callers,
         token_audiences=("culvert-ca", "istio-ca"),
-        reader_accounts=(f"{objects.namespace}/client",),
+        reader_accounts=who if mode == DEDICATED else (),
+        node_accounts=settings.callers.node_accounts if mode == DEDICATED else (*settings.callers.node_accounts, *who),
     )
     serve = ServeConfig(listen="0.0.0.0:0", metrics_listen="127.0.0.1:0", debug_listen="127.0.0.1:0")
-    captured = {"culvert.io/capture": "enabled"}
-    theirs = pod("client", THEIRS, "node-a", ns=objects.namespace)
-    ours = pod("server", OURS, node, ns="default")
-    for one in (theirs, ours):
-        one["metadata"]["annotations"] = captured
-    Manifests(tmp_path / "manifests").write("pods", theirs, ours)
-    with place() as where, Engine() as engine:
+    _announce(tmp_path, objects.namespace, node)
+    with place(mode) as where, Engine() as engine:
         async with running(replace(settings, callers=callers, serve=serve)) as controller:
             (tmp_path / "token").write_text(tokens["culvert-node"])
-            async with our_side(controller, engine, tmp_path, await _roots(objects)) as sink:
-                binary = Binary(
-                    where,
-                    tmp_path,
-                    controller.port,
-                    (tmp_path / "roots.pem").read_text(),
-                    tokens["client"],
-                    f"{objects.namespace}/client",
-                )
-                try:
-                    await until(lambda: len(binary.dump()["workloads"]) >= 2, binary.log)
-                    await until(lambda: bool(sink.last.chain), binary.log)
-                    yield Stage(where, binary, engine)
-                finally:
-                    await asyncio.to_thread(binary.end)
+            (tmp_path / "var/run/secrets/tokens").mkdir(parents=True)
+            (tmp_path / "var/run/secrets/tokens/istio-token").write_text(tokens[caller])
+            async with (
+                our_side(controller, engine, tmp_path, await _roots(objects)) as sink,
+                their_side(where, tmp_path, controller.port, _settings(mode, objects.namespace, node)) as binary,
+            ):
+                await until(lambda: len(binary.dump()["workloads"]) >= 2, binary.log)
+                await until(lambda: bool(sink.last.chain), binary.log)
+                yield Stage(where, binary, engine)
+
+
+def _announce(folder: Path, namespace: str, node: str) -> None:
+    """Both pods, captured: theirs is the caller's namespace's."""
+    theirs, ours = pod("client", THEIRS, node, ns=namespace), pod("server", OURS, node, ns="default")
+    for one in (theirs, ours):
+        one["metadata"]["annotations"] = {"culvert.io/capture": "enabled"}
+    Manifests(folder / "manifests").write("pods", theirs, ours)
+
+
+def _settings(mode: str, namespace: str, node: str) -> dict[str, str]:
+    common = {"PROXY_MODE": mode, "NODE_NAME": node, "POD_NAMESPACE": namespace}
+    if mode == DEDICATED:
+        own = {"PROXY_WORKLOAD_INFO": f"{namespace}/client/client", "POD_NAME": "client", "SERVICE_ACCOUNT": "client"}
+    else:
+        own = {"INPOD_UDS": "zds.sock", "POD_NAME": "ztunnel-x", "SERVICE_ACCOUNT": "ztunnel"}
+    return {**common, **own}
+
+
+@contextlib.asynccontextmanager
+async def their_side(where: Place, folder: Path, port: int, settings: Mapping[str, str]) -> AsyncIterator[Binary]:
+    async with Ztunnels(folder / "zds.sock") as agent:
+        netns = os.open(where.theirs, os.O_RDONLY)
+        binary = None
+        try:
+            add = zds.Add("uid-client", settings["POD_NAMESPACE"], "client", "client")
+            agent.want(Wanted(add, netns))
+            agent.open()
+            binary = Binary(where, folder, port, settings)
+            if settings["PROXY_MODE"] == SHARED:
+                await until(lambda: agent.is_ready, binary.log)
+                async with asyncio.timeout(10):
+                    assert await agent.listen(Wanted(add, netns)) == ""
+            yield binary
+        finally:
+            if binary is not None:
+                await asyncio.to_thread(binary.end)
+            os.close(netns)
 
 
 async def _roots(objects: Objects) -> str:
@@ -254,9 +283,10 @@ def converse(made: socket.socket) -> None:
         assert made.recv(1) == b""
 
 
-def test_its_application_reaches_ours(api_server: ApiAlone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [DEDICATED, SHARED])
+def test_its_application_reaches_ours(api_server: ApiAlone, tmp_path: Path, mode: str) -> None:
     async def test() -> None:
-        async with stage(api_server, tmp_path) as one:
+        async with stage(api_server, tmp_path, mode) as one:
             app, hbone = (inside(one.where.ours, lambda port=port: listen(OURS, port)) for port in (APP, 15008))
             one.engine.publish(server_tables(OURS))
             with app:
@@ -271,9 +301,10 @@ def test_its_application_reaches_ours(api_server: ApiAlone, tmp_path: Path) -> N
     asyncio.run(test())
 
 
-def test_our_application_reaches_its_own(api_server: ApiAlone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [DEDICATED, SHARED])
+def test_our_application_reaches_its_own(api_server: ApiAlone, tmp_path: Path, mode: str) -> None:
     async def test() -> None:
-        async with stage(api_server, tmp_path) as one:
+        async with stage(api_server, tmp_path, mode) as one:
             app = inside(one.where.theirs, lambda: listen(THEIRS, APP))
             capture = inside(one.where.ours, lambda: listen(VIP, 9090))
             identity = next(
