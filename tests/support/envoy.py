@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mesh.netns import enter
+from mesh.netns import inside
 from tests.support.pki import Credential
 
 TYPE = "type.googleapis.com/envoy"
@@ -184,17 +184,17 @@ def running(config: dict[str, Any], folder: Path, name: str, netns: Path | None 
     path.write_text(json.dumps(document))
     log = folder / f"{name}.log"
 
-    def in_namespace() -> None:
-        if netns is not None:
-            with netns.open() as handle:
-                enter(handle.fileno())
-
     with log.open("w") as out:
         command = [binary(), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
         command += ["--admin-address-path", str(admin)]
         # A sanitizer's runtime that is preloaded into the tests kills Envoy, which has an allocator of its own.
         own = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=in_namespace, env=own)  # noqa: PLW1509
+
+        def start() -> "subprocess.Popen[bytes]":
+            return subprocess.Popen(command, stdout=out, stderr=out, env=own)
+
+        # Not by a function between fork and exec: gRPC's threads, which other tests start, do not outlive a fork.
+        process = start() if netns is None else inside(netns, start)
         try:
             _wait_until_ready(process, admin, log, netns)
             yield Envoy(process, admin.read_text())
