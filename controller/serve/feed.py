@@ -64,27 +64,9 @@ class Feed:
                 self.revision = self._resources.revision
                 return shared
         self._catch_up()
-        return self._take(removals)
-
-    def _take(self, removals: bool) -> Batch:
-        encoded: list[bytes] = []
-        sent: list[tuple[str, str]] = []
-        removed: list[str] = []
-        size = 0
-        for name in list(self._pending):
-            resource = self._resources.get(name)
-            if resource is None:
-                if removals:
-                    removed.append(name)
-                    del self._pending[name]
-                continue
-            if encoded and size + len(resource.encoded) > MAX_RESPONSE_BYTES:
-                break
-            size += len(resource.encoded)
-            encoded.append(resource.encoded)
-            sent.append((name, resource.version))
-            del self._pending[name]
-        return Batch(b"".join(encoded), tuple(sent), tuple(removed))
+        batch, waiting = self._resources.gather(list(self._pending), MAX_RESPONSE_BYTES, removals=removals)
+        self._pending = dict.fromkeys(waiting)
+        return batch
 
     def _catch_up(self) -> None:
         if not self._started:

@@ -7,7 +7,7 @@ pipeline; streams read. Streams that keep up all stand at the same revision, so 
 once for all of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -92,22 +92,33 @@ class ResourceSet:
     def since(self, revision: int) -> Batch | None:
         """All that changed or vanished after a revision, the same object for all who ask; None if it is too large."""
         if revision not in self._since:
-            self._since[revision] = self._put_together(self.changed_since(revision))
+            batch, left = self.gather(self.changed_since(revision), SHARED_BYTES)
+            is_small = not left and len(batch.encoded) <= SHARED_BYTES
+            self._since[revision] = batch if is_small else None
         return self._since[revision]
 
-    def _put_together(self, names: Iterable[str]) -> Batch | None:
-        found, removed, size = [], [], 0
-        for name in names:
+    def gather(self, names: Sequence[str], most_bytes: int, *, removals: bool = True) -> tuple[Batch, list[str]]:
+        """The content of a response about names, and the names that have to wait.
+
+        A resource that is larger than `most_bytes` by itself goes alone; without `removals` names that are gone wait.
+        """
+        found: list[Resource] = []
+        removed: list[str] = []
+        waiting: list[str] = []
+        size = 0
+        for position, name in enumerate(names):
             resource = self._by_name.get(name)
             if resource is None:
-                removed.append(name)
+                (removed if removals else waiting).append(name)
                 continue
+            if found and size + len(resource.encoded) > most_bytes:
+                waiting += names[position:]
+                break
             size += len(resource.encoded)
-            if size > SHARED_BYTES:
-                return None
             found.append(resource)
         encoded = b"".join(resource.encoded for resource in found)
-        return Batch(encoded, tuple((resource.name, resource.version) for resource in found), tuple(removed))
+        batch = Batch(encoded, tuple((resource.name, resource.version) for resource in found), tuple(removed))
+        return batch, waiting
 
     def forget_removed(self, revision: int) -> None:
         """Let go of removals that every stream has seen."""
