@@ -30,7 +30,7 @@ async def checks(api: Api, namespace: str) -> list[Check]:
     """Everything; a fault of the API server is the last check."""
     found: list[Check] = []
     chart = Chart()
-    for look in (_version, _nodes, _platform, _cilium, _others):
+    for look in (_version, _nodes, _cilium, _others):
         try:
             found += await look(api)
         except ApiFault as fault:
@@ -56,7 +56,7 @@ async def _version(api: Api) -> list[Check]:
 
 
 async def _nodes(api: Api) -> list[Check]:
-    nodes = [item async for page in api.pages(Selection(NODES)) for item in page]
+    version, nodes = await _server_and_nodes(api)
     linux = [node for node in nodes if _info(node).get("operatingSystem") == "linux"]
     found = [Check("nodes", bool(linux), f"{len(linux)} with Linux" + _beside(len(nodes) - len(linux), "without"))]
     old = [_kernel(node) for node in linux if numbers(_info(node).get("kernelVersion", "")) < OLDEST_KERNEL]
@@ -66,13 +66,17 @@ async def _nodes(api: Api) -> list[Check]:
     weak = [_kernel(node) for node in linux if numbers(_info(node).get("kernelVersion", "")) < GUARD_KERNEL]
     sentence = "all can have the guard" if not weak else f"probably without the guard (Linux 6.6): {some(weak)}"
     found.append(Check("guard", not weak, sentence, is_required=False))
-    return found
+    return [*found, *_platform(version, nodes)]
 
 
-async def _platform(api: Api) -> list[Check]:
-    """What `--platform` should say, and nodes on which nothing of ours can run."""
+async def _server_and_nodes(api: Api) -> tuple[str, list[Document]]:
+    """What tells the platform: the API server's version, and all nodes."""
     nodes = [item async for page in api.pages(Selection(NODES)) for item in page]
-    version = str((await api.request(Call("GET", "/version"), dict)).get("gitVersion", ""))
+    return str((await api.request(Call("GET", "/version"), dict)).get("gitVersion", "")), nodes
+
+
+def _platform(version: str, nodes: Sequence[Document]) -> list[Check]:
+    """What `--platform` should say, and nodes on which nothing of ours can run."""
     name = platform_of(version, nodes)
     found = [Check("platform", True, f"--platform {name}" if name != "generic" else "nothing special: generic")]
     if autopilot := [node["metadata"]["name"] for node in nodes if node["metadata"]["name"].startswith("gk3-")]:
@@ -101,11 +105,9 @@ def platform_of(version: str, nodes: Iterable[Document]) -> str:
 async def platform_warning(api: Api, chosen: str) -> str:
     """What is odd about a platform that was chosen, for somebody who installs; empty: nothing, or it is not known."""
     try:
-        nodes = [item async for page in api.pages(Selection(NODES)) for item in page]
-        version = str((await api.request(Call("GET", "/version"), dict)).get("gitVersion", ""))
+        name = platform_of(*await _server_and_nodes(api))
     except ApiFault:
         return ""
-    name = platform_of(version, nodes)
     if name == chosen or not {name, chosen} & _OWN_PATHS:
         return ""
     return f"this looks like {name}, and the platform is {chosen}: nodes may keep CNI elsewhere (--platform {name})"
@@ -178,7 +180,7 @@ async def _namespace(api: Api, namespace: str) -> list[Check]:
         return [Check("namespace", True, f"{namespace} is not there; it will be made")]
     except Forbidden as fault:
         return [Check("namespace", False, str(fault))]
-    level = (found["metadata"].get("labels") or {}).get(_PSA, "privileged")
+    level = labels_of(found).get(_PSA, "privileged")
     sentence = f"{namespace} is there" + ("" if level == "privileged" else f" and admits only {level} pods ({_PSA})")
     # `install` labels the namespace itself.
     return [Check("namespace", True, sentence)]
