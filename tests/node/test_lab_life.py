@@ -321,14 +321,14 @@ def test_volumes_hold_config_and_are_shared_by_containers(tmp_path):
             "volumes": [{"name": "conf", "configMap": {"name": "m"}}, {"name": "work", "emptyDir": {}}],
             "containers": [
                 {"name": "c", "volumeMounts": [{"name": "conf", "mountPath": "/run/conf"}]},
-                {"name": "d", "volumeMounts": [{"name": "work", "mountPath": "/run/work"}]},
+                {"name": "d", "volumeMounts": [{"name": "work", "mountPath": "/run/vol"}]},
             ],
         },
     }
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a.conf": "hello"}}
     with lab("vol", write(tmp_path, item, config)) as own:
         done = culvert(
-            "lab", "exec", "--lab", own, "a", "--", "sh", "-c", "cat /run/conf/a.conf; touch /run/work/x; ls /run/work"
+            "lab", "exec", "--lab", own, "a", "--", "sh", "-c", "cat /run/conf/a.conf; touch /run/vol/x; ls /run/vol"
         )
         assert done.stdout == "hellox\n"
 
