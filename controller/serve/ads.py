@@ -72,12 +72,14 @@ class Stream:
         self._unserved: set[str] = set()
         self._refused: set[str] = set()
         self._is_held_back = False
+        self._due = dict.fromkeys(hub.sets, 0)  # the revision of each type when the stream was last woken
         self._woken = asyncio.Event()
 
     # --- Listener
 
     def wake(self) -> None:
-        """Look for something to send."""
+        """Look for something to send: what there is now. What comes while that is written waits for the next waking."""
+        self._due = {type_url: resources.revision for type_url, resources in self._hub.sets.items()}
         self._woken.set()
 
     def has_settled(self, type_url: str, revision: int) -> bool:
@@ -119,16 +121,19 @@ class Stream:
         self._woken.clear()
 
     def next_response(self) -> bytes | None:
-        """The next response to send; None if there is nothing now."""
+        """The next response to send; None if nothing is left that was there when the stream was woken."""
+        if not any(self._is_behind(type_url) for type_url in self._feeds):
+            self._is_held_back = False
+            return None
         for type_url in (ROOTS_TYPE, AUTHORIZATION_TYPE, ADDRESS_TYPE):
             removals = type_url != AUTHORIZATION_TYPE
             if (response := self._respond(type_url, removals=removals)) is not None:
                 return response
-        if self._is_quiet(ADDRESS_TYPE):
+        if self._is_drained(ADDRESS_TYPE):
             response = self._respond(AUTHORIZATION_TYPE, removals=True)
             if response is not None:
                 return response
-        self._is_held_back = not all(self._is_quiet(type_url) for type_url in self._feeds)
+        self._is_held_back = True
         return None
 
     def view(self) -> Mapping[str, object]:
@@ -147,8 +152,13 @@ class Stream:
         age_s = round(self._clock() - self.opened_at, 1)
         return {"node": self.caller.name, "age_s": age_s, "nacks": self.nacks, "types": types}
 
-    def _is_quiet(self, type_url: str) -> bool:
+    def _is_drained(self, type_url: str) -> bool:
         return not self._publisher.is_asked(type_url) or self._feeds[type_url].is_drained
+
+    def _is_behind(self, type_url: str) -> bool:
+        if not self._publisher.is_asked(type_url):
+            return False
+        return type_url not in self._greeted or self._feeds[type_url].is_behind(self._due[type_url])
 
     def _respond(self, type_url: str, *, removals: bool) -> bytes | None:
         if not self._publisher.may_send(type_url):

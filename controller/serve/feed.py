@@ -31,6 +31,10 @@ class Feed:
         """Nothing waits and nothing newer exists."""
         return not self._pending and self.revision == self._resources.revision
 
+    def is_behind(self, revision: int) -> bool:
+        """Something waits, or the store was past what this feed has taken when it stood at a revision."""
+        return bool(self._pending) or self.revision < revision
+
     def start(self, held: Mapping[str, str]) -> None:
         """Begin: queue what the node lacks or holds in another version, and what it holds in vain."""
         self.revision = self._resources.revision

@@ -40,7 +40,13 @@ class Node:
         return asyncio.run(look())
 
     def take(self) -> list[DeltaDiscoveryResponse]:
-        """All that can be sent now."""
+        """All that can be sent after a waking."""
+        self.stream.wake()
+        assert self.is_awake()
+        return self.take_more()
+
+    def take_more(self) -> list[DeltaDiscoveryResponse]:
+        """All that can be sent without another one."""
         found = []
         while (response := self.stream.next_response()) is not None:
             found.append(DeltaDiscoveryResponse.FromString(response))
@@ -52,14 +58,41 @@ class Node:
 
 def test_an_answer_brings_nothing_that_the_hub_has_not_called_for() -> None:
     node = Node()
-    assert node.is_awake()
     first, second = node.take()
     node.put("a")
     node.answer(first)
     node.answer(second)
     assert not node.is_awake()
-    node.stream.wake()
     assert [one.name for response in node.take() for one in response.resources] == ["a"]
+
+
+def test_what_comes_while_responses_are_written_waits_for_the_next_waking() -> None:
+    node = Node()
+    node.take()
+    node.put("a")
+    node.put("p", type_url=AUTHORIZATION_TYPE)
+    node.stream.wake()
+    first = DeltaDiscoveryResponse.FromString(node.stream.next_response() or b"")
+    assert [one.name for one in first.resources] == ["p"]
+    node.put("b")
+    (second,) = node.take_more()
+    assert [one.name for one in second.resources] == ["a", "b"]
+    node.put("c")
+    assert node.take_more() == [], "or a steady change would be a response for each object"
+    (third,) = node.take()
+    assert [one.name for one in third.resources] == ["c"]
+
+
+def test_a_policy_that_comes_while_responses_are_written_still_goes_before_what_refers_to_it() -> None:
+    node = Node()
+    node.take()
+    node.put("a")
+    node.put("p", type_url=AUTHORIZATION_TYPE)
+    node.stream.wake()
+    node.stream.next_response()
+    node.put("a", "that refers to q")
+    node.put("q", type_url=AUTHORIZATION_TYPE)
+    assert [[one.name for one in response.resources] for response in node.take_more()] == [["q"], ["a"]]
 
 
 def test_an_answer_lets_go_what_waited_for_it() -> None:
@@ -70,10 +103,9 @@ def test_an_answer_lets_go_what_waited_for_it() -> None:
         responses += node.take()
     open_ones = [one for one in responses if one.type_url == ADDRESS_TYPE]
     assert len(open_ones) == 4, "no more than that many are sent unanswered"
-    assert node.is_awake()
     node.answer(open_ones[0])
     assert node.is_awake()
-    (last,) = node.take()
+    (last,) = node.take_more()
     assert [(one.name, one.version) for one in last.resources] == [("a", "9")]
     assert not node.is_awake()
 
@@ -87,9 +119,8 @@ def test_removed_policies_go_once_the_addresses_have_gone() -> None:
         responses += node.take()
     node.hub.sets[AUTHORIZATION_TYPE].remove("p")
     assert node.take() == []
-    assert node.is_awake()
     node.answer(next(one for one in responses if one.type_url == ADDRESS_TYPE))
     assert node.is_awake()
-    last = node.take()
+    last = node.take_more()
     assert [one.type_url for one in last] == [ADDRESS_TYPE, AUTHORIZATION_TYPE]
     assert last[1].removed_resources == ["p"]
