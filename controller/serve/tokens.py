@@ -7,13 +7,15 @@ both are known they must agree. Everybody else is a workload that speaks for its
 A good answer is kept for a minute, never longer than the token itself lives, and a bad one for a few seconds, both by
 the token's hash and in bounded numbers, apart from each other: a flood of bad tokens does not push good ones out. How
 many reviews run and wait at once is bounded too. What cannot be decided because the API server is away is `Undecided`,
-never a refusal; a caller that was let in before keeps its stream.
+never a refusal, unless the API server found the same token good within the hour: a ztunnel that is restarted during an
+outage comes back with its token, and its node's traffic waits for it. A caller that was let in keeps its stream.
 """
 
 import asyncio
 import base64
 import hashlib
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,8 +25,13 @@ from typing import Any, Protocol
 from controller.serve.callers import Caller, Context, Unauthenticated, Undecided
 from mesh.identity import Identity, InvalidIdentity
 
+log = logging.getLogger(__name__)
+
 GOOD_FOR_S = 60.0
 BAD_FOR_S = 5.0
+# While the API server gives no verdict, its last good one stands for this long: an outage, and the half hour between
+# two streams of a node before it.
+STANDS_FOR_S = 3600.0
 MAX_KEPT = 4096
 MAX_WAITING = 256
 
@@ -61,6 +68,7 @@ class Holder:
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     until: float  # on the monotonic clock
+    stands_until: float  # the same, while no other can be had
     holder: Holder | None
     reason: str = ""
     sentence: str = ""
@@ -148,8 +156,9 @@ class TokenReviews:
                 try:
                     status = await self._reviewer.review(token, self._audiences)
                 except ReviewUnavailable as error:
-                    raise Undecided(f"the token cannot be reviewed now: {error}") from error
+                    return self._last_word(digest, error)
                 verdict = self._judge(status, token)
+                self._good.pop(digest, None)
                 _keep(self._bad if verdict.holder is None else self._good, digest, verdict)
                 return verdict
         finally:
@@ -161,25 +170,34 @@ class TokenReviews:
             verdict = kept.get(digest)
             if verdict is not None and verdict.until > self._clock():
                 return verdict
-            kept.pop(digest, None)
         return None
 
+    def _last_word(self, digest: bytes, error: ReviewUnavailable) -> _Verdict:
+        verdict = self._good.get(digest)
+        if verdict is None or verdict.holder is None or verdict.stands_until <= self._clock():
+            raise Undecided(f"the token cannot be reviewed now: {error}") from error
+        holder = verdict.holder
+        log.warning("the token of %s/%s is taken as it was found before: %s", holder.namespace, holder.account, error)
+        return verdict
+
     def _judge(self, status: Mapping[str, Any], token: str) -> _Verdict:
-        bad_until = self._clock() + BAD_FOR_S
+        now = self._clock()
+        bad_until = now + BAD_FOR_S
         if not status.get("authenticated"):
             why = str(status.get("error") or "not a valid token")[:200]
-            return _Verdict(bad_until, None, "token", f"the API server refuses the token: {why}")
+            return _Verdict(bad_until, bad_until, None, "token", f"the API server refuses the token: {why}")
         # An authenticator that knows nothing of audiences answers without them: then nobody has checked ours.
         if not set(self._audiences) & set(status.get("audiences") or ()):
-            return _Verdict(bad_until, None, "audience", f"the token is not for {' or '.join(self._audiences)}")
+            return _Verdict(bad_until, bad_until, None, "audience", f"the token is not for {' or '.join(self._audiences)}")
         holder = _holder(status.get("user") or {})
         if holder is None:
-            return _Verdict(bad_until, None, "not_an_account", "the token is not one of a service account")
-        life_s = min(GOOD_FOR_S, max(0.0, _expiry(token) - self._wall()))
-        return _Verdict(self._clock() + life_s, holder)
+            return _Verdict(bad_until, bad_until, None, "not_an_account", "the token is not one of a service account")
+        life_s = max(0.0, _expiry(token) - self._wall())
+        return _Verdict(now + min(GOOD_FOR_S, life_s), now + min(STANDS_FOR_S, life_s), holder)
 
 
 def _keep(kept: dict[bytes, _Verdict], digest: bytes, verdict: _Verdict) -> None:
+    kept.pop(digest, None)
     if len(kept) >= MAX_KEPT:
         del kept[next(iter(kept))]
     kept[digest] = verdict

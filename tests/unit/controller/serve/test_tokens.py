@@ -228,6 +228,45 @@ def test_without_an_api_server_nothing_is_decided_and_nothing_is_kept() -> None:
     asyncio.run(test())
 
 
+def test_a_token_found_good_stands_for_an_hour_while_nobody_can_say() -> None:
+    async def test() -> None:
+        stage = Stage(status())
+        shown = f"Bearer {token(expires_in=2 * tokens.STANDS_FOR_S)}"
+        await stage.call(shown)
+        stage.server.answer = ReviewUnavailable("connection refused")
+        stage.clock.now = tokens.STANDS_FOR_S - 1
+        assert (await stage.call(shown)).node == "node-a"
+        assert len(stage.server.asked) == 2, "it is asked again each time"
+        with pytest.raises(Undecided):
+            await stage.call(f"Bearer {token('never seen')}")
+        stage.clock.now = tokens.STANDS_FOR_S
+        with pytest.raises(Undecided):
+            await stage.call(shown)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("ending", ["the token expires", "the API server takes it back"])
+def test_what_no_longer_holds_does_not_stand_either(ending: str) -> None:
+    async def test() -> None:
+        stage = Stage(status())
+        shown = f"Bearer {token(expires_in=100)}"
+        await stage.call(shown)
+        stage.clock.now = 70
+        if ending == "the token expires":
+            stage.clock.now = 100
+        else:
+            stage.server.answer = status(authenticated=False)
+            with pytest.raises(Unauthenticated):
+                await stage.call(shown)
+            stage.clock.now += tokens.BAD_FOR_S
+        stage.server.answer = ReviewUnavailable("connection refused")
+        with pytest.raises(Undecided):
+            await stage.call(shown)
+
+    asyncio.run(test())
+
+
 def test_a_flood_of_bad_tokens_pushes_no_good_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "MAX_KEPT", 8)
 
