@@ -14,7 +14,6 @@
 #include "load.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -24,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 20000, STREAMS = 64, EVENTS = 256 };
+enum { CONNECTIONS = 20000, EVENTS = 256 };
 
 struct exchange {
 	int fd;
@@ -33,15 +32,9 @@ struct exchange {
 	uint64_t started_ns;
 };
 
-struct stream {
-	int fd;
-	uint64_t sent;
-};
-
 uint8_t pattern[PATTERN + CHUNK];
 static struct histogram latencies;
 static struct exchange exchanges[CONNECTIONS];
-static struct stream streams[STREAMS];
 static uint8_t message[sizeof(struct hello) + MESSAGE];
 static uint8_t chunk[CHUNK];
 
@@ -51,7 +44,7 @@ void die(const char *what)
 	exit(1);
 }
 
-static void fail(const char *what)
+void fail(const char *what)
 {
 	fprintf(stderr, "%s\n", what);
 	exit(1);
@@ -65,7 +58,7 @@ void no_delay(int fd)
 		die("TCP_NODELAY");
 }
 
-static uint64_t now_ns(void)
+uint64_t now_ns(void)
 {
 	struct timespec t;
 
@@ -100,7 +93,7 @@ static struct address address_of(char **argv)
 	return address;
 }
 
-static int dial(const struct address *address)
+int dial(const struct address *address)
 {
 	int fd = socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -112,7 +105,7 @@ static int dial(const struct address *address)
 	return fd;
 }
 
-static void send_all(int fd, const void *bytes, size_t length)
+void send_all(int fd, const void *bytes, size_t length)
 {
 	if (send(fd, bytes, length, MSG_NOSIGNAL) != (ssize_t)length)
 		die("send");
@@ -274,80 +267,6 @@ static void paced(const struct address *address, double seconds, uint32_t bytes,
 	wait_until(epoll, now_ns() + 20000000, bytes);
 	print_latencies(began);
 	drain(bytes, count);
-}
-
-/* As much as the socket takes now; with one connection it blocks, as an application would. */
-static void push(struct stream *stream, int flags)
-{
-	ssize_t n = send(stream->fd, pattern + stream->sent % PATTERN, CHUNK, MSG_NOSIGNAL | flags);
-
-	if (n > 0)
-		stream->sent += (uint64_t)n;
-	else if (!n || errno != EAGAIN)
-		die("send");
-}
-
-static void push_all(int count, uint64_t end_ns)
-{
-	int epoll = epoll_create1(0);
-	struct epoll_event events[EVENTS];
-
-	for (int i = 0; i < count; i++) {
-		struct epoll_event event = {.events = EPOLLOUT, .data.ptr = &streams[i]};
-
-		if (epoll_ctl(epoll, EPOLL_CTL_ADD, streams[i].fd, &event) < 0)
-			die("epoll_ctl");
-	}
-	while (now_ns() < end_ns) {
-		int n = epoll_wait(epoll, events, EVENTS, 1000);
-
-		for (int i = 0; i < n; i++)
-			push(events[i].data.ptr, MSG_DONTWAIT);
-		if (!n)
-			fail("no stream moved within a second");
-	}
-	close(epoll);
-}
-
-static void check_verdict(const struct stream *stream)
-{
-	struct verdict verdict = {0};
-
-	if (recv(stream->fd, &verdict, sizeof(verdict), MSG_WAITALL) != sizeof(verdict))
-		die("verdict");
-	if (verdict.bytes != stream->sent || verdict.wrong)
-		fail("the stream that arrived is not the one that was sent");
-}
-
-static void bulk(const struct address *address, double seconds, int count)
-{
-	struct hello hello = {.magic = MAGIC, .mode = SINK, .request = 1};
-	uint64_t sent = 0;
-	uint64_t began;
-	uint64_t end;
-
-	if (count < 1 || count > STREAMS)
-		fail("1 to 64 streams");
-	for (int i = 0; i < count; i++) {
-		streams[i].fd = dial(address);
-		send_all(streams[i].fd, &hello, sizeof(hello));
-	}
-	began = now_ns();
-	end = began + (uint64_t)(seconds * 1e9);
-	if (count == 1)
-		while (now_ns() < end)
-			push(&streams[0], 0);
-	else
-		push_all(count, end);
-	for (int i = 0; i < count; i++)
-		if (shutdown(streams[i].fd, SHUT_WR) < 0)
-			die("shutdown");
-	for (int i = 0; i < count; i++) {
-		check_verdict(&streams[i]);
-		sent += streams[i].sent;
-	}
-	printf("{\"gbit_per_s\": %.3f, \"bytes\": %llu}\n", (double)sent * 8 / (double)(now_ns() - began),
-	       (unsigned long long)sent);
 }
 
 static void crr(const struct address *address, double seconds)

@@ -39,8 +39,13 @@ struct address {
 extern uint8_t pattern[PATTERN + CHUNK]; /* repeats, so that a chunk may start anywhere in the first PATTERN */
 
 void die(const char *what) __attribute__((noreturn));
+void fail(const char *what) __attribute__((noreturn));
+uint64_t now_ns(void);
+int dial(const struct address *address);
+void send_all(int fd, const void *bytes, size_t length);
 void no_delay(int fd);
 void serve(const struct address *address) __attribute__((noreturn));
+void bulk(const struct address *address, double seconds, int count);
 
 /* Latencies in nanoseconds, in buckets of 1/128 of their power of two: a quantile is right within 0.8 %. */
 struct histogram {
