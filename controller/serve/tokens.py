@@ -188,7 +188,9 @@ class TokenReviews:
             return _Verdict(bad_until, bad_until, None, "token", f"the API server refuses the token: {why}")
         # An authenticator that knows nothing of audiences answers without them: then nobody has checked ours.
         if not set(self._audiences) & set(status.get("audiences") or ()):
-            return _Verdict(bad_until, bad_until, None, "audience", f"the token is not for {' or '.join(self._audiences)}")
+            return _Verdict(
+                bad_until, bad_until, None, "audience", f"the token is not for {' or '.join(self._audiences)}"
+            )
         holder = _holder(status.get("user") or {})
         if holder is None:
             return _Verdict(bad_until, bad_until, None, "not_an_account", "the token is not one of a service account")

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from controller.app import Controller
+from controller.serve import tokens
 from mesh.kube.resources import PODS, SECRETS
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest
 from mesh.xds import ADDRESS_TYPE
@@ -138,9 +139,11 @@ def test_a_token_that_is_bound_to_no_pod_makes_no_node(api_server: ApiAlone, tmp
     asyncio.run(test())
 
 
-def test_while_the_api_server_is_away_nobody_is_refused_and_open_streams_stay(
-    api_server: ApiAlone, tmp_path: Path
+def test_while_the_api_server_is_away_nobody_is_refused_and_who_was_known_stays_so(
+    api_server: ApiAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tokens, "GOOD_FOR_S", 0.0)
+
     async def test() -> None:
         async with stage(api_server, tmp_path) as one:
             known, fresh = await one.token(), with_times(api_server, await one.token(), iat=int(time.time()) - 1)
@@ -151,7 +154,9 @@ def test_while_the_api_server_is_away_nobody_is_refused_and_open_streams_stay(
                 await asyncio.to_thread(api_server.stop_api)
                 try:
                     assert await one.caller(fresh).ask(one.identity("web")) is grpc.StatusCode.UNAVAILABLE
-                    assert await caller.ask(one.identity("web")) is grpc.StatusCode.OK  # judged a moment ago
+                    assert await caller.ask(one.identity("web")) is grpc.StatusCode.OK
+                    async with one.caller(known).stream() as again:  # a ztunnel that was started anew
+                        assert (await asyncio.wait_for(again.read(), 10)).resources
                     Manifests(tmp_path / "manifests").write("new", pod("new", "10.0.0.9", one.node))
                     second = await asyncio.wait_for(call.read(), 10)
                     assert [resource.name for resource in second.resources] == ["Kubernetes//Pod/shop/new"]
