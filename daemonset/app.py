@@ -28,7 +28,7 @@ from daemonset.reports import OpenStream, Reports
 from daemonset.runtime import RuntimeSource
 from daemonset.status import Sources, Status
 from daemonset.ztunnels import Ztunnels
-from mesh import ready_file
+from mesh import probe_file
 from mesh.aio import Background
 from mesh.http import HttpServer
 from mesh.netns import cookie as netns_cookie
@@ -76,8 +76,10 @@ async def run(config: Config) -> None:
     config.place.runtime.mkdir(parents=True, exist_ok=True)
     status = Status(Sources(config.place.node, config.key))
     async with Background() as background:
+        if config.ports.alive_file is not None:
+            background.start(probe_file.keep_alive(config.ports.alive_file), "alive file")
         if config.ports.ready_file is not None:
-            background.start(ready_file.keep(config.ports.ready_file, lambda: status.sources.is_ready), "ready file")
+            background.start(probe_file.keep(config.ports.ready_file, lambda: status.sources.is_ready), "ready file")
         background.start(_hold(config, status), "agent")
         stopped = background.run_once(stop.wait(), "signals")
         failed = background.run_once(background.failed(), "failures")

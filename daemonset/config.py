@@ -71,6 +71,7 @@ class Ports:
     status_host: str = setting("127.0.0.1", "address of the status port; nothing there can be changed")
     status_port: int = setting(15022, "status: /pods, /metrics, /healthz/ready; 0: any free port")
     ready_file: Path | None = setting(None, "file that is there, and fresh, while this process is ready or stands by")
+    alive_file: Path | None = setting(None, "file that is fresh while this process is not stuck")
 
 
 @dataclass(frozen=True, slots=True)

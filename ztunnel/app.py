@@ -19,7 +19,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from bpf.plane import Plane
-from mesh import ready_file, xds
+from mesh import probe_file, xds
 from mesh.aio import Background
 from mesh.channel import Credentials
 from mesh.http import HttpServer
@@ -219,6 +219,11 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
+        if config.ports.alive_file is not None:
+            heart = await stack.enter_async_context(
+                Background()
+            )  # it beats from before there is anything to serve with
+            heart.start(probe_file.keep_alive(config.ports.alive_file), "alive file")
         plane = await _or_stop(open_plane(config.key), stop)
         if plane is None:
             return
@@ -232,7 +237,7 @@ async def run(config: Config) -> None:
         for http in ztunnel.servers():
             await _open_port(http, stack, background, is_shared=has_predecessor)
         if config.ports.ready_file is not None:
-            background.start(ready_file.keep(config.ports.ready_file, ztunnel.is_ready), "ready file")
+            background.start(probe_file.keep(config.ports.ready_file, ztunnel.is_ready), "ready file")
         ztunnel.engine.start()
         stack.enter_context(EventPump(loop, ztunnel.engine.event_fd, ztunnel.reporter.take))
         background.start(ztunnel.ads.run(), "controller stream")

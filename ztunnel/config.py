@@ -77,6 +77,7 @@ class Ports:
     metrics_port: int = setting(15020, "Prometheus metrics")
     ready_port: int = setting(15021, "readiness: /healthz/ready")
     ready_file: Path | None = setting(None, "file that is there, and fresh, while this process is ready or stands by")
+    alive_file: Path | None = setting(None, "file that is fresh while this process is not stuck")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,14 @@ def test_a_controller_that_hangs_fails_its_probes():
     assert config.serve.metrics_listen.endswith(f":{controller['livenessProbe']['httpGet']['port']}")
 
 
+@pytest.mark.parametrize(("name", "config"), [("agent", AgentConfig), ("ztunnel", ZtunnelConfig)])
+def test_probes_of_a_node_look_at_the_files_that_its_processes_keep(name, config):
+    found = container(name)
+    ports = config.load(arguments(found), {}).ports
+    for probe, file in (("readinessProbe", ports.ready_file), ("livenessProbe", ports.alive_file)):
+        assert f"find {file} -newermt" in found[probe]["exec"]["command"][-1]
+
+
 def test_openshift_has_no_list_that_the_plugin_could_stand_in_and_enforces_selinux():
     pod = one("DaemonSet", "culvert-node", "platform=openshift")["spec"]["template"]["spec"]
     assert not [word for word in container("agent", "platform=openshift")["args"] if "--cni" in word]
