@@ -2,8 +2,8 @@
 
 What a probe looks at where ports cannot tell: on the node's network the old and the new pod of an upgrade share their
 ports, and whoever asks by port hears the old one. The file is in the container's own file system. A probe is
-`find FILE -newermt '10 seconds ago' | grep -q .`. For readiness: a process that hangs is not ready. For life: a file that
-is kept whatever the process waits for, and a patient probe.
+`find FILE -newermt '10 seconds ago' | grep -q .`. For readiness: a process that hangs is not ready. For life: a
+file that is kept whatever the process waits for, and a patient probe.
 """
 
 import asyncio
