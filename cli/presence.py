@@ -1,6 +1,6 @@
 """Whether a cluster has an installation, whoever made it, and which labels it goes by."""
 
-from cli.install.kinds import DAEMON_SETS
+from cli.install.kinds import DAEMON_SETS, Document
 from mesh.kube.api import Api, Selection
 from mesh.kube.errors import Forbidden
 
@@ -18,7 +18,10 @@ async def honours_istio_labels(api: Api) -> bool | None:
         return False
     if not found:
         return None
-    arguments = [
-        word for one in found for part in one["spec"]["template"]["spec"]["containers"] for word in part["args"]
-    ]
-    return "--istio-labels=true" in arguments
+    return any(map(goes_by_istio_labels, found))
+
+
+def goes_by_istio_labels(node_set: Document) -> bool:
+    """Whether the agents of a DaemonSet honour istio.io/dataplane-mode."""
+    containers = node_set["spec"]["template"]["spec"]["containers"]
+    return any("--istio-labels=true" in one["args"] for one in containers)

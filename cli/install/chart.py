@@ -59,6 +59,13 @@ class Chart:
 
     def objects(self, values: Mapping[str, Any], release: Release | None = None) -> list[Document]:
         """Everything else, in an order in which it can be applied; raises TemplateFault."""
+        return [one for one in self._rendered(values, release) if not _is_hook(one)]
+
+    def hooks(self, values: Mapping[str, Any], release: Release | None = None) -> list[Document]:
+        """What Helm makes for a moment at an event, and nobody else may apply; raises TemplateFault."""
+        return [one for one in self._rendered(values, release) if _is_hook(one)]
+
+    def _rendered(self, values: Mapping[str, Any], release: Release | None) -> list[Document]:
         release = release or Release()
         dot = {
             "Values": values,
@@ -86,6 +93,10 @@ _ORDER = (
     "Deployment",
     "DaemonSet",
 )
+
+
+def _is_hook(document: Document) -> bool:
+    return "helm.sh/hook" in (document["metadata"].get("annotations") or {})
 
 
 def _rank(document: Document) -> int:

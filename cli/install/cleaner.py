@@ -26,6 +26,8 @@ def cleaner_of(node_set: Document) -> Document:
     waiter["volumeMounts"] = []
     waiter["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     pod |= {"initContainers": [agent], "containers": [waiter], "terminationGracePeriodSeconds": 1}
+    # It asks nothing of the API server, and on a node that comes back late the account may be gone before it.
+    pod["automountServiceAccountToken"] = False
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] not in unneeded]
     labels = {**node_set["spec"]["template"]["metadata"]["labels"], "app.kubernetes.io/name": CLEANER}
     return {

@@ -2,7 +2,7 @@
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,7 +14,7 @@ from cli.checks import before
 from cli.install import record, removal, steps
 from cli.install.chart import Chart, Release
 from cli.install.manifests import PLATFORMS, text
-from cli.install.record import Record, ref_of
+from cli.install.record import Record, Ref, ref_of
 from cli.install.steps import InstallRefused, Wanted
 from cli.install.template import TemplateFault
 from cli.install.values import BadValues, Values, assignments_between, chosen, complete
@@ -142,31 +142,39 @@ def upgrade(reset: bool, choice: Choice, way: cluster.Way, timeout: float, dry_r
 @click.option(
     "--purge", is_flag=True, help="Policies and the namespace too, whatever is in it, and although nodes are not clean."
 )
+@click.option(
+    "--for-helm",
+    "release",
+    default="",
+    metavar="RELEASE",
+    help="Only what `helm uninstall RELEASE` cannot do: pods are let go, nodes cleaned. The chart's hook calls this.",
+)
 @click.option("--timeout", default=120.0, show_default=True, metavar="SECONDS", help="How long each step may take.")
 @cluster.namespace_option
 @cluster.cluster_options
 @json_option
-def uninstall(purge: bool, timeout: float, namespace: str, way: cluster.Way, as_json: bool) -> None:
+def uninstall(purge: bool, release: str, timeout: float, namespace: str, way: cluster.Way, as_json: bool) -> None:
     """Take Culvert out of a cluster: pods are let go, nodes cleaned, objects removed.
 
     Ends with 1 when something stays, and says what: policies of users (unless --purge), nodes that do not answer. Those
-    are cleaned when they are back; repeated, the command then removes the rest.
+    are cleaned when they are back; repeated, the command then removes the rest. With --for-helm all objects stay, and
+    only nodes that could not be cleaned make it end with 1.
 
     \b
     culvert uninstall
     culvert uninstall --purge
     """
-    chart = Chart()
+    if purge and release:
+        raise click.UsageError("--purge gives nodes and objects up, --for-helm leaves both to Helm: say one of them")
 
-    async def work(api: Api) -> removal.Removed:
-        earlier = await record.read(api, namespace)
-        values = complete(
-            chart.defaults, {"namespace": {"create": True}, "managedBy": record.LABELS[record.MANAGED_BY]}
-        )
-        refs = earlier.objects if earlier else tuple(ref_of(one) for one in chart.objects(values, Release(namespace)))
-        return await removal.Removal(api, namespace, complain, timeout, purge).run(refs)
+    async def work(api: Api) -> tuple[removal.Removed, bool]:
+        task, found = removal.Removal(api, namespace, complain, timeout, purge, release), removal.Removed()
+        if release:
+            return found, await task.leave_nodes(found)
+        found = await task.run(await _objects(api, namespace))
+        return found, not found.left
 
-    found = _run(way, work)
+    found, is_done = _run(way, work)
     if as_json:
         print_json({"removed": found.done, "left": found.left})
     else:
@@ -174,8 +182,18 @@ def uninstall(purge: bool, timeout: float, namespace: str, way: cluster.Way, as_
             click.echo(f"removed {line}")
         for line in found.left:
             click.echo(f"left    {line}")
-    if found.left:
+    if not is_done:
         raise SystemExit(1)
+
+
+async def _objects(api: Api, namespace: str) -> Sequence[Ref]:
+    """What an installation consists of, by its record; without one what any consists of."""
+    earlier = await record.read(api, namespace)
+    if earlier is not None:
+        return earlier.objects
+    chart = Chart()
+    own = {"namespace": {"create": True}, "managedBy": record.LABELS[record.MANAGED_BY]}
+    return [ref_of(one) for one in chart.objects(complete(chart.defaults, own), Release(namespace))]
 
 
 def _wanted(chart: Chart, choice: Choice, earlier: Values | None) -> Wanted:
@@ -234,7 +252,7 @@ def _tell(found: dict[str, Any], as_json: bool) -> None:
 def _run(way: cluster.Way, work: Callable[[Api], Any]) -> Any:
     try:
         return cluster.run(way, work)
-    except (InstallRefused, record.Unreadable) as error:
+    except (InstallRefused, removal.Refused, record.Unreadable) as error:
         fail(str(error))
     except TimedOut as error:
         fail(f"{error}\nwhat is there stays: the same command goes on from there, `culvert uninstall` takes it out")

@@ -3,6 +3,9 @@
 The order matters. First the labels go, so that the agents let their pods go while everything still works; then the
 agents end; then a DaemonSet of the same image removes from every node what outlives processes (CNI entry, programs,
 pins); then the objects. What could not be cleaned is said by name and never hidden.
+
+Where Helm removes the objects, its chart has all but that last step done by a Job before (`release`). What the
+controller has made stays then: it runs and would make it again, and a later installation goes on under the same root.
 """
 
 import contextlib
@@ -10,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from cli.install import record, waiting
+from cli.install import kinds, record, waiting
 from cli.install.cleaner import CLEANER
 from cli.install.cleaning import NODE, Cleaning, pods_gone, silent_nodes
 from cli.install.kinds import DEPLOYMENTS, Document
 from cli.install.record import Ref, is_ours, manager
 from cli.install.waiting import Say, TimedOut
-from cli.presence import honours_istio_labels
+from cli.presence import goes_by_istio_labels
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, MESH_LABEL, asked_by
 from mesh.kube.api import Api, Selection
 from mesh.kube.errors import NotFound
@@ -29,6 +32,7 @@ from mesh.kube.resources import (
     PEER_AUTHENTICATIONS,
     PODS,
     SECRETS,
+    SERVICE_ACCOUNTS,
     Resource,
 )
 
@@ -39,16 +43,32 @@ _MADE = (
     (CONFIG_MAPS, record.NAME),
     (LEASES, "culvert-controller"),
 )
+# Rights for an uninstallation by Helm that was broken off; its Job ends by itself.
+_RIGHTS = tuple(
+    (kinds.resource("rbac.authorization.k8s.io/v1", kind), "culvert-uninstall")
+    for kind in ("ClusterRoleBinding", "ClusterRole", "RoleBinding", "Role")
+)
+_OF_HELM = (*_RIGHTS, (SERVICE_ACCOUNTS, "culvert-uninstall"))
 _TEMPLATE = "{} {}: new pods of it carry the label {} again: take it out of the template"
 _REST = (
-    "daemonset {}: stays and cleans such a node when it is back; then repeat `culvert uninstall`. "
-    "For one that does not come back: kubectl delete node. --purge gives it up"
+    "daemonset {}: stays and cleans such a node when it is back; then repeat `{}`. "
+    "For one that does not come back: kubectl delete node. {} gives it up"
+)
+_NOT_OF_RELEASE = (
+    "deployment {0}/culvert-controller is not of Helm's release {1}: nothing was done. Was this Job applied with what "
+    "`helm template` prints? Leave it out there (--no-hooks); before its objects are removed, run "
+    "`culvert uninstall -n {0}`"
 )
 _NOTHING = (
     "namespace {} has no installation. Were its objects removed in another way, nodes still carry programs and the CNI "
     "entry: `culvert install` and then `culvert uninstall` clean them"
 )
+_RELEASE = "meta.helm.sh/release-name"
 _POLICIES = (AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS)
+
+
+class Refused(Exception):
+    """What is there is not what was to be removed; the text says what to do."""
 
 
 @dataclass(slots=True)
@@ -61,21 +81,23 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One removal. `purge` also takes away what users wrote: policies, and the namespace with whatever is in it."""
+    """One removal. `purge` also takes away what users wrote: policies, and the namespace with whatever is in it.
+
+    `release` is that of Helm which is being uninstalled, if one is.
+    """
 
     api: Api
     namespace: str
     say: Say
     timeout_s: float
     purge: bool = False
+    release: str = ""
 
     async def run(self, objects: Sequence[Ref]) -> Removed:
         """Everything, in order; raises ApiFault."""
         result = Removed()
         helm = await self.is_helms()
-        await self.let_go(result)
-        is_clean = await self.clean_nodes(result)
-        await self.strip_annotations()
+        is_clean = await self.leave_nodes(result)
         if helm:
             result.left.append(
                 f"the objects are Helm's: {'' if is_clean else 'then '}remove them with `helm uninstall`"
@@ -86,6 +108,15 @@ class Removal:
         if is_clean:
             await self.remove_namespace(result)
         return result
+
+    async def leave_nodes(self, result: Removed) -> bool:
+        """What goes away with no object; False if some nodes could not be cleaned. Raises Refused, ApiFault."""
+        if self.release and not await self._is_of_release():
+            raise Refused(_NOT_OF_RELEASE.format(self.namespace, self.release))
+        await self.let_go(result)
+        is_clean = await self.clean_nodes(result)
+        await self.strip_annotations()
+        return is_clean
 
     @property
     def nodes(self) -> Cleaning:
@@ -98,6 +129,14 @@ class Removal:
             return manager(await self.api.get(DEPLOYMENTS, "culvert-controller", self.namespace)) == "Helm"
         except NotFound:
             return False
+
+    async def _is_of_release(self) -> bool:
+        """Whether Helm has made what is there, if anything is: by its own mark, which rendering does not leave."""
+        try:
+            found = await self.api.get(DEPLOYMENTS, "culvert-controller", self.namespace)
+        except NotFound:
+            return True
+        return (found["metadata"].get("annotations") or {}).get(_RELEASE) == self.release
 
     # --- pods
 
@@ -136,7 +175,8 @@ class Removal:
 
     async def _kept_by_istio_labels(self) -> Callable[[Document], bool]:
         """Which pods stay captured for as long as there is an agent, because of a label that is not ours to take."""
-        if not await honours_istio_labels(self.api):
+        node_set = await self.nodes.node_set()
+        if node_set is None or not goes_by_istio_labels(node_set):
             return lambda pod: False
         spaces = await self._all(Selection(NAMESPACES, metadata_only=True))
         labels = {one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in spaces}
@@ -171,7 +211,10 @@ class Removal:
         result.done.append(f"what was pinned and entered on {cleaned} nodes")
         result.left += dirty
         if dirty and not self.purge:
-            result.left.append(_REST.format(f"{self.namespace}/{CLEANER}"))
+            ways = (
+                ("helm uninstall", "`helm uninstall --no-hooks`") if self.release else ("culvert uninstall", "--purge")
+            )
+            result.left.append(_REST.format(f"{self.namespace}/{CLEANER}", *ways))
             return False
         if rest := await self.nodes.finish():
             result.left.append(rest)
@@ -189,7 +232,7 @@ class Removal:
     # --- objects
 
     async def remove_objects(self, objects: Sequence[Ref], result: Removed, *, keep: bool = False) -> None:
-        """The objects of the installation, the last first, and those that the controller has made.
+        """The objects of the installation, the last first, and those that the controller or a Helm of before has made.
 
         `keep`: not the record and not what nodes are cleaned with.
         """
@@ -202,12 +245,12 @@ class Removal:
             await waiting.until("the controllers to end", gone, self.timeout_s, self.say)
         except TimedOut as late:
             result.left.append(str(late))
-        for resource, name in _MADE:
+        for kind, name in (*_MADE, *_OF_HELM):
             if keep and name == record.NAME:
                 continue
             try:
-                await self.api.delete(resource, name, self.namespace)
-                result.done.append(f"{resource} {self.namespace}/{name}")
+                await self.api.delete(kind, name, self.namespace)
+                result.done.append(f"{kind} {self.namespace + '/' if kind.is_namespaced else ''}{name}")
             except NotFound:
                 pass
 

@@ -21,13 +21,18 @@ CASES = {
     "cert-manager": ["ca.source=cert-manager,ca.issuerName=vault,ca.issuerKind=Issuer"],
     "monitors": ["serviceMonitor.enabled=true", "serviceMonitor.labels.release=prom", "serviceMonitor.interval=5s"],
     "one controller": ["controller.replicas=1", "node.drainSeconds=5"],
-    "lists": ["node.tolerations[0].key=a,node.tolerations[0].operator=Exists", "imagePullSecrets[0].name=pull"],
+    "lists": [
+        "node.tolerations[0].key=a,node.tolerations[0].operator=Exists",
+        "controller.tolerations[0].key=b,controller.tolerations[0].operator=Exists",
+        "imagePullSecrets[0].name=pull",
+    ],
+    "time to uninstall": ["uninstallHook.stepSeconds=200"],
     "more arguments": [
         "controller.extraArgs={--a=b,--c=d e}",
         "node.agent.extraArgs={--x}",
         "node.ztunnel.extraArgs={--y}",
     ],
-    "less": ["cni.enabled=false", "networkPolicy.enabled=false"],
+    "less": ["cni.enabled=false", "networkPolicy.enabled=false", "uninstallHook.enabled=false"],
     "Istio's": ["istioLabels=true", "rootNamespace=istio-system", "auth.tokenAudiences={culvert-ca,istio-ca}"],
     "accounts": [
         "auth.extraNodeAccounts={istio-system/ztunnel,a/b}",
@@ -42,15 +47,17 @@ REFUSED = [
     "logs.format=xml",
     "auth.tokenAudiences={}",
     "controller.replicas=0",
+    "uninstallHook.stepSeconds=0",
 ]
 
 
-def helm(assignments, namespace="mesh"):
+def helm(assignments, namespace="mesh", *more):
     try:
         program = str(binaries.find("helm", "helm"))
     except binaries.Missing:
         refuse()
     argv = [program, "template", "culvert", str(CHART.folder), "--namespace", namespace, "--kube-version", VERSION]
+    argv += more
     argv += [word for text in assignments for word in ("--set", text)]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
@@ -63,9 +70,17 @@ def by_name(documents):
 def test_an_installation_is_the_same_with_helm_and_without(case):
     done = helm(CASES[case])
     assert not done.returncode, done.stderr
-    ours = CHART.objects(CHART.values((), CASES[case]), Release("mesh", service="Helm"))
-    assert by_name(ours) == by_name(yaml.safe_load_all(done.stdout))
+    values, release = CHART.values((), CASES[case]), Release("mesh", service="Helm")
+    ours = CHART.objects(values, release)
+    assert by_name([*ours, *CHART.hooks(values, release)]) == by_name(yaml.safe_load_all(done.stdout))
     assert ours
+
+
+def test_what_we_install_is_what_helm_installs_and_nothing_that_it_makes_at_an_event():
+    done = helm([], "mesh", "--no-hooks")
+    assert not done.returncode, done.stderr
+    ours = CHART.objects(CHART.values(), Release("mesh", service="Helm"))
+    assert by_name(ours) == by_name(yaml.safe_load_all(done.stdout))
 
 
 @pytest.mark.parametrize("assignment", ["logs.levl=debug", "controller.replicas=abc", "istioLabels=2", "nodes.x=1"])

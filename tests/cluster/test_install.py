@@ -9,13 +9,23 @@ from click.testing import CliRunner
 from cli.install import record, removal, steps
 from cli.install.chart import Chart, Release
 from cli.install.cleaner import CLEANER
-from cli.install.kinds import DAEMON_SETS, DEPLOYMENTS, resource
+from cli.install.kinds import DAEMON_SETS, DEPLOYMENTS, resource, resource_of
 from cli.install.record import LABELS, Record, ref_of
 from cli.install.values import complete
 from cli.main import culvert
 from mesh.enrolment import CAPTURE_ANNOTATION, MESH_LABEL
-from mesh.kube.errors import NotFound
-from mesh.kube.resources import AUTHORIZATION_POLICIES, DEFINITIONS, NAMESPACES, PODS, SECRETS
+from mesh.kube.api import Api
+from mesh.kube.errors import Forbidden, NotFound
+from mesh.kube.resources import (
+    AUTHORIZATION_POLICIES,
+    CONFIG_MAPS,
+    DEFINITIONS,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
+from mesh.kube.transport import Call
 
 CHART = Chart()
 CLUSTER_ROLES = resource("rbac.authorization.k8s.io/v1", "ClusterRole")
@@ -32,7 +42,7 @@ def api(api_server):
 
 async def clear(api):
     for kind in (CLUSTER_ROLES, resource("rbac.authorization.k8s.io/v1", "ClusterRoleBinding")):
-        for name in ("culvert-controller", "culvert-node"):
+        for name in ("culvert-controller", "culvert-node", "culvert-uninstall"):
             await gone(api, kind, name)
     for definition in CHART.definitions():
         await gone(api, DEFINITIONS, definition["metadata"]["name"])
@@ -188,6 +198,82 @@ async def say_that_nodes_are_clean(client, namespace):
     status = {"observedGeneration": found["metadata"]["generation"], "desiredNumberScheduled": 0}
     counts = dict.fromkeys(("currentNumberScheduled", "numberMisscheduled", "numberReady"), 0)
     await client.merge_patch(DAEMON_SETS, CLEANER, {"status": {**status, **counts}}, namespace, "status")
+
+
+def as_the_hook(api_server, tmp_path, namespace):
+    """Helm's part done by hand: what is of a release, and the rights of its Job; a kubeconfig of that Job."""
+    values, release = CHART.values(), Release(namespace, service="Helm")
+
+    async def work():
+        client = api_server.api()
+        await client.create(NAMESPACES, {"metadata": {"name": namespace}})
+        for document in CHART.objects(values, release):
+            document["metadata"]["annotations"] = {"meta.helm.sh/release-name": "culvert"}
+            await client.apply(resource_of(document), document, document["metadata"].get("namespace", ""))
+        for document in CHART.hooks(values, release):
+            if document["kind"] != "Job":
+                await client.apply(resource_of(document), document, document["metadata"].get("namespace", ""))
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}}
+        call = Call("POST", SERVICE_ACCOUNTS.path(namespace, "culvert-uninstall", "token"), body=body)
+        return await client.request(call, lambda answer: answer["status"]["token"])
+
+    text = json.loads(api_server.kubeconfig.read_text())
+    text["users"] = [{"name": "user", "user": {"token": run(work())}}]
+    (tmp_path / "hook").write_text(json.dumps(text))
+    (job,) = [one for one in CHART.hooks(values, release) if one["kind"] == "Job"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return tmp_path / "hook", [*container["args"], "--timeout", "1", "--kubeconfig", str(tmp_path / "hook")]
+
+
+def test_the_rights_of_helms_uninstallation_are_enough_for_it_and_for_nothing_else(api, api_server, tmp_path):
+    kubeconfig, arguments = as_the_hook(api_server, tmp_path, "mesh-hook")
+
+    async def pods():
+        client = api()
+        await client.create(NAMESPACES, {"metadata": {"name": "shop-hook", "labels": {MESH_LABEL: "enabled"}}})
+        annotated = {"name": "web", "annotations": {CAPTURE_ANNOTATION: "bypassing"}, "labels": {MESH_LABEL: "enabled"}}
+        spec = {"containers": [{"name": "a", "image": "b"}]}
+        await client.create(PODS, {"metadata": annotated, "spec": spec}, "shop-hook")
+
+    run(pods())
+    first = CliRunner().invoke(culvert, ["uninstall", *arguments])
+    assert first.exit_code == 1
+    assert "nodes to be cleaned: not within 1 s" in first.stdout and "`helm uninstall`" in first.stdout
+    run(say_that_nodes_are_clean(api(), "mesh-hook"))
+    done = CliRunner().invoke(culvert, ["uninstall", *arguments])
+    assert done.exit_code == 0, done.output
+    assert "forbidden" not in first.output + done.output
+    metadata = run(api().get(PODS, "web", "shop-hook"))["metadata"]
+    assert not metadata.get("labels") and not metadata.get("annotations")
+
+    async def more():
+        client = Api.connect(kubeconfig)
+        for kind, name in ((SECRETS, "culvert-ca"), (CONFIG_MAPS, "culvert-ca-root")):
+            with pytest.raises(Forbidden):
+                await client.get(kind, name, "mesh-hook")
+        with pytest.raises(Forbidden):
+            await client.delete(DEPLOYMENTS, "culvert-controller", "mesh-hook")
+        for name, namespace in (("another", "mesh-hook"), (CLEANER, "shop-hook")):
+            (node_set,) = [one for one in wanted("mesh-hook").objects if one["kind"] == "DaemonSet"]
+            node_set["metadata"] |= {"name": name, "namespace": namespace}
+            with pytest.raises(Forbidden):
+                await client.apply(DAEMON_SETS, node_set, namespace)
+
+    run(more())
+
+
+def test_rights_that_an_uninstallation_by_helm_has_left_go_with_what_the_controller_made(api, api_server, tmp_path):
+    as_the_hook(api_server, tmp_path, "mesh-broken")
+    for kind, name in ((DAEMON_SETS, "culvert-node"), (DEPLOYMENTS, "culvert-controller")):  # `--no-hooks`
+        run(api().delete(kind, name, "mesh-broken"))
+    options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", "mesh-broken"]
+    done = CliRunner().invoke(culvert, ["uninstall", *options])
+    assert "removed clusterroles.rbac.authorization.k8s.io culvert-uninstall" in done.stdout
+    for kind in (CLUSTER_ROLES, resource("rbac.authorization.k8s.io/v1", "ClusterRoleBinding")):
+        with pytest.raises(NotFound):
+            run(api().get(kind, "culvert-uninstall"))
+    with pytest.raises(NotFound):
+        run(api().get(SERVICE_ACCOUNTS, "culvert-uninstall", "mesh-broken"))
 
 
 def test_an_installation_ends_a_removal_that_was_not_finished(api):

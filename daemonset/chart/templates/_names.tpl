@@ -43,3 +43,8 @@ spc_t
 /etc/cni/net.d
 {{- end -}}
 {{- end -}}
+{{- /* Made for `helm uninstall` and gone with it; when the Job fails it alone stays, for its words. */ -}}
+{{- define "uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}

@@ -1,4 +1,4 @@
-"""Culvert on a whole Kubernetes: one cluster, one `culvert install`, its life under traffic, and its removal.
+"""Culvert on a whole Kubernetes: one cluster, one `culvert install`, its life under traffic, its removal, and Helm.
 
     n1.whole  servers                             n2.whole  clients
     +-------------------------------------+       +------------------------------------------+

@@ -10,8 +10,9 @@ from tests.cluster.whole import kernel, objects
 from tests.cluster.whole.stage import Whole
 from tests.support.machine import alone
 
-# From before the installation to after its removal. The demo's claims come while nothing has been killed yet.
-ORDER = ("install", "demo", "policy", "enrolment", "upkeep", "reboot", "removal")
+# From before the installation to after its removal, then once more with Helm. The demo's claims come while nothing has
+# been killed yet.
+ORDER = ("install", "demo", "policy", "enrolment", "upkeep", "reboot", "removal", "helm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.cluster.whole.stage import CLIENT, WEB, Whole
+from tests.cluster.whole.stage import CLIENT, SHOP, WEB, Whole
 from tests.support.waiting import eventually
 
 # Dials until its input ends, and says so of each answer; prints how often it worked, what was answered, and what became
@@ -64,9 +64,9 @@ class Steady:
 
 
 @contextmanager
-def steady(whole: Whole, url: str = WEB, pod: str = CLIENT) -> Iterator[Steady]:
+def steady(whole: Whole, url: str = WEB, pod: str = CLIENT, namespace: str = SHOP) -> Iterator[Steady]:
     """Requests from a pod while the block runs, and until `stop`."""
-    command = whole.command(pod, "python3", "-c", DIAL, url)
+    command = whole.command(pod, "python3", "-c", DIAL, url, namespace=namespace)
     with (
         ThreadPoolExecutor(1) as pool,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,

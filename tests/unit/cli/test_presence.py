@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from cli.presence import honours_istio_labels
+from cli.presence import goes_by_istio_labels, honours_istio_labels
 from mesh.kube.api import Page
 from mesh.kube.errors import Forbidden
 
@@ -36,3 +36,8 @@ def node_set(words):
 )
 def test_what_an_installation_goes_by_is_read_off_its_agents(api, found):
     assert asyncio.run(honours_istio_labels(api)) is found
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_an_agent_says_itself_what_it_goes_by(found):
+    assert goes_by_istio_labels(node_set(["--node=x", f"--istio-labels={str(found).lower()}"])) is found

@@ -3,12 +3,14 @@ import re
 import pytest
 
 from cli.install.chart import Chart, Release
-from cli.install.manifests import PLATFORMS, settings
+from cli.install.command import uninstall
+from cli.install.manifests import PLATFORMS, manifest, settings
 from cli.install.template import SettingsRefused
 from controller.config import Config as ControllerConfig
 from controller.status.metrics import Metrics
 from controller.status.pages import monitoring_routes
 from daemonset.config import Config as AgentConfig
+from mesh.enrolment import MESH_LABEL
 from ztunnel.config import Config as ZtunnelConfig
 
 CHART = Chart()
@@ -16,6 +18,15 @@ CHART = Chart()
 
 def objects(*assignments, namespace="culvert-system"):
     return CHART.objects(CHART.values((), assignments), Release(namespace))
+
+
+def hooks(*assignments, namespace="culvert-system"):
+    return CHART.hooks(CHART.values((), assignments), Release(namespace))
+
+
+def job(*assignments, **more):
+    (found,) = [it for it in hooks(*assignments, **more) if it["kind"] == "Job"]
+    return found
 
 
 def one(kind, name, *assignments, **more):
@@ -101,7 +112,7 @@ def test_every_object_says_whose_it_is(platform):
 
 
 def test_no_rule_allows_everything_and_secrets_are_allowed_by_name():
-    for role in objects():
+    for role in [*objects(), *hooks()]:
         for rule in role.get("rules", ()):
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             if "secrets" in rule["resources"]:
@@ -152,8 +163,65 @@ def test_a_platform_has_its_own_cni_directories(platform, conf, binaries):
         ("controller.replicas=0", "controller.replicas"),
         ("auth.tokenAudiences={}", "auth.tokenAudiences"),
         ("image=", "image: is empty"),
+        ("uninstallHook.stepSeconds=0", "uninstallHook.stepSeconds"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_a_sentence(assignment, said):
     with pytest.raises(SettingsRefused, match=said):
         objects(assignment)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_what_helm_does_before_an_uninstallation_is_no_object_of_an_installation(platform):
+    """Whoever applied it would take the mesh out."""
+    assert "culvert-uninstall" not in manifest(CHART, platform) + str(objects(*settings(platform)))
+    kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Job"}
+    assert {it["kind"] for it in hooks(*settings(platform))} == kinds
+    assert {it["metadata"]["name"] for it in hooks(*settings(platform))} == {"culvert-uninstall"}
+    assert hooks("uninstallHook.enabled=false") == []
+
+
+def test_what_helm_makes_for_an_uninstallation_is_gone_after_it_and_made_before_it_is_used():
+    for document in hooks():
+        annotations = document["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-delete"
+        assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+    places = {it["kind"]: int(it["metadata"]["annotations"]["helm.sh/hook-weight"]) for it in hooks()}
+    assert max(places["Role"], places["ClusterRole"]) < min(places["RoleBinding"], places["ClusterRoleBinding"])
+    assert max(place for kind, place in places.items() if kind != "Job") < places["Job"]
+
+
+def test_the_uninstallation_of_helm_calls_the_command_with_options_that_it_takes():
+    (container,) = job("uninstallHook.stepSeconds=7", namespace="mesh")["spec"]["template"]["spec"]["containers"]
+    *program, command = container["command"]
+    assert (program, command) == (["/opt/culvert/bin/python", "-m", "cli"], "uninstall")
+    given = uninstall.make_context("uninstall", container["args"]).params
+    chosen = (given["release"], given["namespace"], given["timeout"], given["purge"])
+    assert chosen == ("culvert", "mesh", 7.0, False)
+
+
+def test_the_uninstallation_of_helm_ends_while_helm_still_waits_for_it():
+    spec = job()["spec"]
+    steps = 3 * CHART.defaults["uninstallHook"]["stepSeconds"]
+    assert steps < spec["activeDeadlineSeconds"] < 300
+    assert spec["backoffLimit"] == 1
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_uninstallation_of_helm_is_admitted_where_pod_security_is_restricted():
+    pod = job()["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "volumes"} & pod.keys()
+    (container,) = pod["containers"]
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"]} and context["allowPrivilegeEscalation"] is False
+    assert "runAsUser" not in job("platform=openshift")["spec"]["template"]["spec"]["securityContext"]
+
+
+def test_the_uninstallation_of_helm_finds_a_place_where_a_controller_does():
+    chosen = ["controller.tolerations[0].key=a", "controller.nodeSelector.b=c", "imagePullSecrets[0].name=pull"]
+    pod, controller = job(*chosen)["spec"]["template"]["spec"], one("Deployment", "culvert-controller", *chosen)
+    for key in ("tolerations", "nodeSelector", "imagePullSecrets", "priorityClassName"):
+        assert pod[key] == controller["spec"]["template"]["spec"][key]
+    assert job()["spec"]["template"]["metadata"]["labels"][MESH_LABEL] == "disabled"

@@ -29,6 +29,10 @@ def test_nothing_is_mounted_that_goes_before_it():
     assert named <= {one["name"] for one in pod["volumes"]}
 
 
+def test_it_needs_no_account_that_may_be_gone_when_its_node_comes_back():
+    assert cleaner()["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
 def test_without_the_plugin_there_is_no_entry_to_remove():
     (remove,) = cleaner("cni.enabled=false")["spec"]["template"]["spec"]["initContainers"]
     assert "remove-cni" not in remove["command"][-1]
