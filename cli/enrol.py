@@ -14,6 +14,7 @@ from lab import client, paths
 from lab.choice import LabError, choose
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, ISTIO_LABEL, MESH_LABEL, asked_by
 from mesh.kube.api import Api, Selection
+from mesh.kube.documents import annotations_of, labels_of
 from mesh.kube.errors import NotFound
 from mesh.kube.resources import NAMESPACES, PODS
 
@@ -100,7 +101,7 @@ async def _in_cluster(api: Api, name: str, value: str | None, timeout_s: float) 
         fail(f"there is no namespace {name!r}")
     if not timeout_s or istio_labels is None:
         return []
-    labels = found["metadata"].get("labels") or {}
+    labels = labels_of(found)
     look = partial(not_followed, api, name, labels, istio_labels=istio_labels)
     try:
         await until("the namespace's pods", look, timeout_s, complain, 0.5)
@@ -122,8 +123,8 @@ def _behind(pod: dict[str, Any], labels: dict[str, str], *, istio_labels: bool) 
     is_over = pod.get("status", {}).get("phase") != "Running" or metadata.get("deletionTimestamp")
     if is_over or pod["spec"].get("hostNetwork"):
         return ""
-    asked = asked_by(metadata.get("labels") or {}, labels, istio_labels=istio_labels)
-    is_captured = (metadata.get("annotations") or {}).get(CAPTURE_ANNOTATION) == CAPTURED
+    asked = asked_by(labels_of(pod), labels, istio_labels=istio_labels)
+    is_captured = annotations_of(pod).get(CAPTURE_ANNOTATION) == CAPTURED
     if asked.fault:
         return f"pod {metadata['name']}: {asked.fault}"
     if asked.enrol == is_captured:

@@ -17,6 +17,7 @@ from cli.reach.base import AGENT, ZTUNNEL_ADMIN, ZTUNNEL_METRICS, Reach, Unreach
 from cli.reach.cluster import ClusterReach
 from cli.reach.options import reach_options
 from mesh.kube.api import Selection
+from mesh.kube.documents import annotations_of, labels_of
 from mesh.kube.resources import (
     AUTHORIZATION_POLICIES,
     DEFINITIONS,
@@ -145,12 +146,12 @@ def _listed(where: ClusterReach, resource: Resource) -> bytes:
 
 def _without_environment(pod: dict[str, Any]) -> None:
     """Environment variables and annotations of what applied them are where people put passwords."""
-    (pod["metadata"].get("annotations") or {}).pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    annotations_of(pod).pop("kubectl.kubernetes.io/last-applied-configuration", None)
     for key in ("containers", "initContainers", "ephemeralContainers"):
         for container in pod["spec"].get(key) or ():
             container.pop("env", None)
             for word in ("command", "args"):
-                if (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") != "culvert":
+                if labels_of(pod).get("app.kubernetes.io/part-of") != "culvert":
                     container.pop(word, None)
 
 

@@ -13,6 +13,7 @@ from cli.reach.base import AGENT, Unreachable, ask, ask_all, first_line
 from cli.reach.cluster import ClusterReach
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, asked_by
 from mesh.kube.api import Api, Selection
+from mesh.kube.documents import annotations_of, labels_of
 from mesh.kube.errors import ApiFault, NotFound
 from mesh.kube.resources import AUTHORIZATION_POLICIES, LEASES, NAMESPACES, PEER_AUTHENTICATIONS, PODS
 
@@ -83,17 +84,15 @@ def _is_refused(policy: dict[str, Any]) -> bool:
 async def _pods(api: Api, _: str) -> list[Check]:
     istio_labels = bool(await honours_istio_labels(api))
     spaces = [item async for page in api.pages(Selection(NAMESPACES, metadata_only=True)) for item in page]
-    labels = {one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in spaces}
+    labels = {one["metadata"]["name"]: labels_of(one) for one in spaces}
     waits, captured = [], 0
     async for page in api.pages(Selection(PODS, field_selector="status.phase=Running")):
         for pod in page:
             metadata = pod["metadata"]
-            asked = asked_by(
-                metadata.get("labels") or {}, labels.get(metadata["namespace"], {}), istio_labels=istio_labels
-            )
+            asked = asked_by(labels_of(pod), labels.get(metadata["namespace"], {}), istio_labels=istio_labels)
             if not asked.enrol or pod["spec"].get("hostNetwork") or metadata.get("deletionTimestamp"):
                 continue
-            if (metadata.get("annotations") or {}).get(CAPTURE_ANNOTATION) == CAPTURED:
+            if annotations_of(pod).get(CAPTURE_ANNOTATION) == CAPTURED:
                 captured += 1
             else:
                 waits.append(f"{metadata['namespace']}/{metadata['name']}")

@@ -9,6 +9,7 @@ from cli.install.chart import Chart, Release
 from cli.install.kinds import ACCESS_REVIEWS, DAEMON_SETS, Document, resource_of
 from cli.install.record import is_ours, manager
 from mesh.kube.api import Api, Selection
+from mesh.kube.documents import labels_of
 from mesh.kube.errors import ApiFault, Forbidden, NotFound
 from mesh.kube.resources import CONFIG_MAPS, DEFINITIONS, NAMESPACES, NODES
 from mesh.kube.transport import Call
@@ -184,11 +185,6 @@ async def _namespace(api: Api, namespace: str) -> list[Check]:
     sentence = f"{namespace} is there" + ("" if level == "privileged" else f" and admits only {level} pods ({_PSA})")
     # `install` labels the namespace itself.
     return [Check("namespace", True, sentence)]
-
-
-def labels_of(found: Document) -> dict[str, str]:
-    """An object's labels."""
-    return found["metadata"].get("labels") or {}
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import copy
 
 from cli.install import record
 from cli.install.kinds import Document
+from mesh.kube.documents import annotations_of
 
 CLEANER = "culvert-node-removal"
 
@@ -63,5 +64,5 @@ def _script(has_cni: bool) -> str:
 
 def _apparmor(node_set: Document) -> dict[str, str]:
     prefix = "container.apparmor.security.beta.kubernetes.io/"
-    given = (node_set["spec"]["template"]["metadata"].get("annotations") or {}).get(f"{prefix}agent")
+    given = annotations_of(node_set["spec"]["template"]).get(f"{prefix}agent")
     return {f"{prefix}remove": given, f"{prefix}done": given} if given else {}

@@ -12,6 +12,7 @@ import yaml
 from cli.install.kinds import Document, resource, resource_of
 from cli.install.values import Values
 from mesh.kube.api import Api
+from mesh.kube.documents import labels_of
 from mesh.kube.errors import NotFound
 from mesh.kube.resources import CONFIG_MAPS
 
@@ -98,7 +99,7 @@ async def removed(api: Api, ref: Ref) -> bool:
 
 def manager(document: Document) -> str:
     """Who says to manage an object; empty: nobody."""
-    return str((document["metadata"].get("labels") or {}).get(MANAGED_BY, ""))
+    return labels_of(document).get(MANAGED_BY, "")
 
 
 def is_ours(document: Document) -> bool:

@@ -22,6 +22,7 @@ from cli.install.waiting import Say, TimedOut
 from cli.presence import goes_by_istio_labels
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, MESH_LABEL, asked_by
 from mesh.kube.api import Api, Selection
+from mesh.kube.documents import annotations_of, labels_of
 from mesh.kube.errors import NotFound
 from mesh.kube.resources import (
     AUTHORIZATION_POLICIES,
@@ -144,7 +145,7 @@ class Removal:
         """Take our labels away and wait until no pod is captured any more."""
         for resource in (NAMESPACES, PODS):
             for found in await self._all(Selection(resource, label_selector=MESH_LABEL, metadata_only=True)):
-                if (found["metadata"].get("labels") or {}).get("app.kubernetes.io/part-of") == "culvert":
+                if labels_of(found).get("app.kubernetes.io/part-of") == "culvert":
                     continue  # our own pods and namespace say what they say for as long as they are
                 await self._strip(resource, found, {"labels": {MESH_LABEL: None}})
                 what = "namespace " if resource is NAMESPACES else f"pod {found['metadata']['namespace']}/"
@@ -179,17 +180,17 @@ class Removal:
         if node_set is None or not goes_by_istio_labels(node_set):
             return lambda pod: False
         spaces = await self._all(Selection(NAMESPACES, metadata_only=True))
-        labels = {one["metadata"]["name"]: one["metadata"].get("labels") or {} for one in spaces}
+        labels = {one["metadata"]["name"]: labels_of(one) for one in spaces}
 
         def is_kept(pod: Document) -> bool:
-            own, around = pod["metadata"].get("labels") or {}, labels.get(pod["metadata"]["namespace"], {})
-            return asked_by(own, around, istio_labels=True).enrol
+            around = labels.get(pod["metadata"]["namespace"], {})
+            return asked_by(labels_of(pod), around, istio_labels=True).enrol
 
         return is_kept
 
     async def _annotated(self) -> list[Document]:
         pods = await self._all(Selection(PODS))
-        return [pod for pod in pods if CAPTURE_ANNOTATION in (pod["metadata"].get("annotations") or {})]
+        return [pod for pod in pods if CAPTURE_ANNOTATION in annotations_of(pod)]
 
     async def _strip(self, resource: Resource, found: Document, change: Document) -> None:
         metadata = found["metadata"]
@@ -323,6 +324,5 @@ def _is_alive(pod: Document) -> bool:
 
 
 def _is_a_users(found: Document) -> bool:
-    labels = found["metadata"].get("labels") or {}
     is_token = found.get("type", "").startswith("kubernetes.io/service-account-token")
-    return labels.get("app.kubernetes.io/part-of") != "culvert" and not is_token
+    return labels_of(found).get("app.kubernetes.io/part-of") != "culvert" and not is_token

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from cli.cluster import FIELD_MANAGER, told
 from cli.reach.base import CONTROLLER, Unreachable
 from mesh.kube.api import Api, Selection
+from mesh.kube.documents import labels_of
 from mesh.kube.errors import ApiFault, Misconfigured, NotFound
 from mesh.kube.forward import Forwarder
 from mesh.kube.kubeconfig import Kubeconfig, configuration
@@ -81,8 +82,8 @@ class ClusterReach:
 
     def pod_labels(self) -> dict[str, dict[str, str]]:
         """By the API server."""
-        pods = [one["metadata"] for one in self.listed(Selection(PODS, metadata_only=True))]
-        return {f"{one['namespace']}/{one['name']}": one.get("labels") or {} for one in pods}
+        pods = self.listed(Selection(PODS, metadata_only=True))
+        return {f"{one['metadata']['namespace']}/{one['metadata']['name']}": labels_of(one) for one in pods}
 
     def listed(self, selection: Selection) -> list[Document]:
         """Objects of the API server; raises Unreachable."""

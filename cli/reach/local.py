@@ -8,6 +8,7 @@ from typing import Any
 from cli.reach.base import CONTROLLER, Unreachable
 from lab import client, namespaces, paths
 from lab.choice import LabError, choose
+from mesh.kube.documents import labels_of
 from mesh.netns import inside
 
 TIMEOUT_S = 10.0
@@ -89,7 +90,7 @@ class LabReach:
                 written = client.order(self.lab, "get", kind="pod", path=path)["object"]
             except LabError as error:
                 raise Unreachable(str(error)) from error
-            found[path] = dict(written["metadata"].get("labels") or {})
+            found[path] = labels_of(written)
         return found
 
 

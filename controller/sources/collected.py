@@ -17,6 +17,7 @@ from controller.index.objects import NAMESPACED, Change, Kind, Object
 from controller.index.parse import key_of, parse
 from controller.index.parse_policies import DRY_RUN
 from controller.sources.base import KEPT, STATUS_KINDS, Fault, Written
+from mesh.kube.documents import annotations_of
 from mesh.kube.follow import is_before
 from mesh.kube.resources import Resource
 
@@ -147,7 +148,7 @@ def _newest(items: Sequence[Item]) -> Mapping[str, Item]:
 
 def _keep(document: Any) -> str:
     """What makes a policy, as one text: merging patches would mix the fields of two versions."""
-    annotations = document["metadata"].get("annotations") or {}
+    annotations = annotations_of(document)
     kept = {"spec": document.get("spec"), DRY_RUN: annotations.get(DRY_RUN)}
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 

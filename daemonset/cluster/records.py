@@ -6,6 +6,7 @@ from typing import Any
 
 from mesh.addresses import IPAddress, from_bytes16, to_bytes16
 from mesh.enrolment import CAPTURE_ANNOTATION, ISTIO_ANNOTATION
+from mesh.kube.documents import annotations_of, labels_of
 
 # On a static pod's document: the uid by which the kubelet and the runtime know it.
 _MIRRORED = "kubernetes.io/config.mirror"
@@ -42,7 +43,7 @@ class Record:
 def decode(document: Mapping[str, Any]) -> Record:
     """A pod of its document, which the API server has validated."""
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
-    annotations = metadata.get("annotations") or {}
+    annotations = annotations_of(document)
     listed = [entry.get("ip", "") for entry in status.get("podIPs") or ()] or [status.get("podIP") or ""]
     return Record(
         uid=metadata["uid"],
@@ -51,7 +52,7 @@ def decode(document: Mapping[str, Any]) -> Record:
         name=metadata["name"],
         node=spec.get("nodeName") or "",
         service_account=spec.get("serviceAccountName") or "default",
-        labels=metadata.get("labels") or {},
+        labels=labels_of(document),
         host_network=bool(spec.get("hostNetwork")),
         addresses=tuple(address for text in listed if (address := _address(text)) is not None),
         phase=status.get("phase") or "",

@@ -16,6 +16,7 @@ from daemonset.cluster.records import Record, decode
 from daemonset.pods import Pod, Snapshot
 from mesh.aio import Background
 from mesh.kube.api import Api, Selection
+from mesh.kube.documents import labels_of
 from mesh.kube.errors import NotFound
 from mesh.kube.follow import Follow, Pace
 from mesh.kube.resources import NAMESPACES, PODS
@@ -209,5 +210,4 @@ class ClusterSource:
 
 
 def _decode_namespace(document: Mapping[str, Any]) -> Namespace:
-    metadata = document["metadata"]
-    return Namespace(metadata["name"], metadata.get("labels") or {})
+    return Namespace(document["metadata"]["name"], labels_of(document))
