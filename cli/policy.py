@@ -8,12 +8,16 @@ from typing import Any
 import click
 
 from cli.config import dumps
-from cli.lab.options import complain, fail, json_option, print_json
+from cli.lab.options import WRONG_USAGE, complain, fail, json_option, print_json
 from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, ask_all, ask_controller
 from cli.reach.options import reach_options
 from cli.table import table
-from cli.trial.judge import BadPolicies, Judged, Node, Tried, read
+from cli.trial.judge import BadPolicies, Judged, LabelsUnknown, Node, Tried, read, translated
+from controller.index.objects import AuthorizationPolicy
 from controller.translate.facts import Mesh
+
+STDIN = Path("-")
+MAX_FILE_BYTES = 16 << 20  # far more than an API server would take
 
 
 @click.group()
@@ -26,12 +30,15 @@ def policy() -> None:
 
 
 @policy.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--all", "show_all", is_flag=True, help="Also connections to which nothing would happen.")
 @reach_options
 @json_option
 def test(file: Path, show_all: bool, where: Reach, as_json: bool) -> None:
     """Say what the AuthorizationPolicies of FILE would have done to connections that nodes remember.
+
+    FILE is YAML, or JSON when it is called so; - is standard input. Ends with 2 when it is malformed or holds anything
+    else, and nothing of it is tried.
 
     Each node remembers the last 4096 pairs of peer and port, since its ztunnel has started. A policy of the file takes
     the place of the one of its name. Nothing is applied. Ends with 1 when one that was let in would be refused.
@@ -40,12 +47,13 @@ def test(file: Path, show_all: bool, where: Reach, as_json: bool) -> None:
     culvert policy test deny.yaml
     culvert policy test deny.yaml --lab demo --all
     """
+    written = _read(file)
     found = dumps(where, None)
     mesh = _mesh(where, next(iter(found.values())))
+    tried = [translated(one, mesh) for one in written]
     try:
-        tried = read(file.read_text(), file.name, mesh)
         judged = _judged(where, found, tried, mesh)
-    except (OSError, UnicodeDecodeError, BadPolicies, Unreachable) as error:
+    except (LabelsUnknown, Unreachable) as error:
         fail(str(error))
     remarks = [f"{one.written.namespace}/{one.written.name}: {one.remark}" for one in tried if one.remark]
     if as_json:
@@ -57,6 +65,23 @@ def test(file: Path, show_all: bool, where: Reach, as_json: bool) -> None:
         for line in lines(judged, show_all):
             click.echo(line)
     sys.exit(1 if any(one.is_changed and not one.allowed for one in judged) else 0)
+
+
+def _read(file: Path) -> list[AuthorizationPolicy]:
+    """What the file says; ends with 2 when it cannot be tried."""
+    name = "standard input" if file == STDIN else str(file)
+    try:
+        with click.open_file(str(file), "rb") as opened:
+            raw = opened.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise BadPolicies(f"{name}: has more than {MAX_FILE_BYTES} bytes")
+        return read(raw.decode("utf-8"), name)
+    except OSError as error:
+        fail(f"{name}: {error.strerror or error}", WRONG_USAGE)
+    except UnicodeDecodeError as error:
+        fail(f"{name}: is not UTF-8: byte {error.start} is {raw[error.start]:#04x}", WRONG_USAGE)
+    except BadPolicies as error:
+        fail(str(error), WRONG_USAGE)
 
 
 def lines(judged: Sequence[Judged], show_all: bool) -> list[str]:

@@ -9,6 +9,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+WRONG_USAGE = 2  # status of a command that was given what it cannot use
+
 
 def lab_option(command: F) -> F:
     """--lab NAME, or CULVERT_LAB."""
@@ -32,7 +34,7 @@ def complain(text: str) -> None:
     click.echo(text, err=True)
 
 
-def fail(text: str) -> NoReturn:
-    """Say why it did not work, and end with status 1."""
+def fail(text: str, status: int = 1) -> NoReturn:
+    """Say why it did not work, and end with that status."""
     click.echo(f"culvert: {text}", err=True)
-    sys.exit(1)
+    sys.exit(status)

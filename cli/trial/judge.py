@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cli.trial.rebuild import policy as rebuilt
-from controller.index.objects import AuthorizationPolicy, selects
+from controller.index.objects import AuthorizationPolicy, Kind, selects
 from controller.sources.documents import read_manifest
 from controller.translate.authorizations import authorization, judge
 from controller.translate.facts import Mesh
@@ -17,7 +17,11 @@ from ztunnel.view import View
 
 
 class BadPolicies(Exception):
-    """The file cannot be tried; the message says why, a line for each reason."""
+    """The file cannot be tried; the message says why, a line with file, document and field for each reason."""
+
+
+class LabelsUnknown(Exception):
+    """A policy has a selector, and nobody says what labels the pods have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +47,23 @@ class Judged:
         return self.allowed is not bool(self.flow["allowed"])
 
 
-def read(text: str, name: str, mesh: Mesh) -> list[Tried]:
-    """The policies of a file; raises BadPolicies."""
+def read(text: str, name: str) -> list[AuthorizationPolicy]:
+    """The policies of a file called `name`; raises BadPolicies."""
     manifest = read_manifest(text, name)
     lines = [str(fault) for fault in manifest.faults]
+    others = {manifest.places[key]: key[0].value for key in manifest.objects if key[0] is not Kind.AUTHORIZATION_POLICY}
+    for place, kind in {**manifest.unknown_kinds, **others}.items():
+        lines.append(f"{place}: kind: {kind!r} cannot be tried, only AuthorizationPolicy of security.istio.io/v1")
     found = [one for one in manifest.objects.values() if isinstance(one, AuthorizationPolicy)]
-    if len(found) < len(manifest.objects) or manifest.unknown_kinds:
-        lines.append(f"{name}: only AuthorizationPolicies can be tried")
     if not found and not lines:
         lines.append(f"{name}: holds no AuthorizationPolicy")
     if lines:
         raise BadPolicies("\n".join(lines))
-    return [_tried(one, mesh) for one in found]
+    return found
 
 
-def _tried(written: AuthorizationPolicy, mesh: Mesh) -> Tried:
+def translated(written: AuthorizationPolicy, mesh: Mesh) -> Tried:
+    """A policy as nodes of that mesh would have it."""
     message = authorization(written, mesh)
     name = f"{written.namespace}/{written.name}"
     enforced = parse_policy(name, message.SerializeToString()) if message is not None else None
@@ -123,5 +129,5 @@ def _applies(tried: Tried, namespace: str, labels: Mapping[str, str] | None, roo
     if not written.selector:
         return True
     if labels is None:
-        raise BadPolicies(f"{written.namespace}/{written.name} has a selector, and pods' labels are not known here")
+        raise LabelsUnknown(f"{written.namespace}/{written.name} has a selector, and pods' labels are not known here")
     return selects(written.selector, labels)

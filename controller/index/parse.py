@@ -28,13 +28,18 @@ from controller.index.parse_policies import authorization_policy, peer_authentic
 from controller.index.parse_routes import gateway, route
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, ISTIO_ANNOTATION
 
+_POLICIES = "security.istio.io"
+
 # API groups by kind: a kind of the same name in another group is another kind.
 _GROUPS = {
     Kind.ENDPOINT_SLICE: "discovery.k8s.io",
-    Kind.AUTHORIZATION_POLICY: "security.istio.io",
-    Kind.PEER_AUTHENTICATION: "security.istio.io",
+    Kind.AUTHORIZATION_POLICY: _POLICIES,
+    Kind.PEER_AUTHENTICATION: _POLICIES,
     **dict.fromkeys(GATEWAY_KINDS, "gateway.networking.k8s.io"),
 }
+
+# As the definitions of security.istio.io have them.
+_POLICY_VERSIONS = ("v1", "v1beta1")
 
 # Names become parts of resource names and paths. Kubernetes allows no more than this.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?")
@@ -43,15 +48,22 @@ _CRON_JOB_RUN = re.compile(r"(.+)-\d{8,10}")
 
 
 def kind_of(document: Any) -> Kind | None:
-    """The kind of a document, None if the index has no place for it; raises ObjectFault if it has none at all."""
+    """The kind of a document, None if the index has no place for it; raises ObjectFault if it has none at all.
+
+    A policy of a version that nobody has defined is a fault, as it is to an API server.
+    """
     field = Field(document)
     name = field["kind"].required_text()
-    group, slash, _ = field["apiVersion"].required_text().partition("/")
+    group, slash, version = field["apiVersion"].required_text().partition("/")
     try:
         kind = Kind(name)
     except ValueError:
         return None
-    return kind if _GROUPS.get(kind, "") == (group if slash else "") else None
+    if _GROUPS.get(kind, "") != (group if slash else ""):
+        return None
+    if group == _POLICIES and version not in _POLICY_VERSIONS:
+        raise field["apiVersion"].fault(f"{version!r} is no version of {group}: {' or '.join(_POLICY_VERSIONS)}")
+    return kind
 
 
 def key_of(document: Any, kind: Kind) -> str:

@@ -34,7 +34,8 @@ class Manifest:
 
     objects: dict[ObjectKey, Object] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    unknown_kinds: set[str] = field(default_factory=set)
+    places: dict[ObjectKey, str] = field(default_factory=dict)  # file and document of each object
+    unknown_kinds: dict[str, str] = field(default_factory=dict)  # "apiVersion kind" by file and document
     broken: set[ObjectKey] = field(default_factory=set)  # objects that are there but malformed
     has_unnamed_faults: bool = False  # something is broken and it cannot be told which object it is
 
@@ -85,7 +86,7 @@ def _take(document: Any, place: str, manifest: Manifest) -> None:
     try:
         kind = kind_of(document)
         if kind is None:
-            manifest.unknown_kinds.add(f"{document['apiVersion']} {document['kind']}")
+            manifest.unknown_kinds[place] = f"{document['apiVersion']} {document['kind']}"
             return
         key = kind, key_of(document, kind)
     except ObjectFault as error:
@@ -102,6 +103,7 @@ def _take(document: Any, place: str, manifest: Manifest) -> None:
         manifest.faults.append(Fault(place, name, "", "stands earlier in this file; that one counts"))
         return
     manifest.objects[key] = parsed
+    manifest.places[key] = place
 
 
 def _report_unnamed(manifest: Manifest, place: str, what: str, path: str = "") -> None:

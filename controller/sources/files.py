@@ -87,7 +87,7 @@ class ManifestDirectory:
             manifest = Manifest(faults=[Fault(name, "", "", str(error))], has_unnamed_faults=True)
         if known is not None:
             keep_last_good(manifest, known.manifest)
-        for kind in sorted(manifest.unknown_kinds - self._reported_kinds):
+        for kind in sorted(set(manifest.unknown_kinds.values()) - self._reported_kinds):
             self._reported_kinds.add(kind)
             log.info("%s: objects of %s are not used and skipped", name, kind)
         return manifest

@@ -45,7 +45,34 @@ def test_json_has_every_flow(reach, tmp_path):
     assert [one["would_be_allowed"] for one in found["flows"]] == [True, True]
 
 
-def test_a_file_that_is_malformed_is_refused(reach, tmp_path):
+def test_a_file_that_is_malformed_is_wrong_usage_whether_or_not_a_node_answers(reach, tmp_path):
+    reach.answers.clear()
     done = run(tmp_path, "spec: [")
+    assert done.exit_code == 2
+    assert f"{tmp_path}/p.yaml: while parsing" in done.stderr
+    assert run(tmp_path, "").exit_code == 2
+
+
+def test_a_policy_of_an_unknown_version_is_wrong_usage(reach, tmp_path):
+    done = run(tmp_path, DENY_ALL.replace("istio.io/v1", "istio.io/v99"))
+    assert done.exit_code == 2
+    assert f"{tmp_path}/p.yaml: apiVersion: 'v99' is no version" in done.stderr
+    assert done.stdout == ""
+
+
+def test_what_is_no_text_no_file_or_without_end_is_wrong_usage(reach, tmp_path, monkeypatch):
+    (tmp_path / "p.yaml").write_bytes(b"a\xff")
+    done = CliRunner().invoke(module.policy, ["test", str(tmp_path / "p.yaml")])
+    assert (done.exit_code, "is not UTF-8: byte 1 is 0xff" in done.stderr) == (2, True)
+    assert CliRunner().invoke(module.policy, ["test", str(tmp_path)]).exit_code == 2
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
+    done = CliRunner().invoke(module.policy, ["test", "/dev/zero"])
+    assert (done.exit_code, "has more than 1000 bytes" in done.stderr) == (2, True)
+
+
+def test_standard_input_is_read(reach):
+    done = CliRunner().invoke(module.policy, ["test", "-"], input=DENY_ALL)
     assert done.exit_code == 1
-    assert "p.yaml" in done.stderr
+    assert "2 of 2 remembered connections" in done.stdout
+    done = CliRunner().invoke(module.policy, ["test", "-"], input="3")
+    assert done.stderr.startswith("culvert: standard input: must be a mapping")

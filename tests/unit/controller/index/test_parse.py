@@ -34,6 +34,12 @@ def test_a_kind_of_another_group_is_another_kind() -> None:
     assert kind_of({"apiVersion": "apps/v1", "kind": "Deployment"}) is None
 
 
+def test_a_policy_of_a_version_that_nobody_has_defined_is_a_fault() -> None:
+    for name in ("AuthorizationPolicy", "PeerAuthentication"):
+        with pytest.raises(ObjectFault, match="apiVersion: 'v2' is no version of"):
+            kind_of({"apiVersion": "security.istio.io/v2", "kind": name})
+
+
 def test_an_object_without_a_namespace_is_in_default() -> None:
     assert key_of({"metadata": {"name": "x"}}, Kind.POD) == "default/x"
     assert key_of({"metadata": {"name": "x"}}, Kind.NODE) == "x"
