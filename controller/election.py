@@ -1,10 +1,11 @@
 """Who of several controllers writes: the holder of a Lease.
 
 Times are client-go's: the holder renews every 2 s, gives up when it could not for 10 s, and another may take the lease
-15 s after it last *saw* it change. Nobody compares another machine's clock with its own; the times in the Lease are for
-people. `is_leader` is a question about now: it turns false by itself when renewing has failed for too long, also while
-the loop was busy with something else, five seconds before anybody else can become leader. A write that begins while it
-is true and takes less than that is over in time.
+15 s after it last *saw* it change, or go: a Lease that somebody deletes is made anew by its holder. Nobody compares
+another machine's clock with its own; the times in the Lease are for people. `is_leader` is a question about now: it
+turns false by itself when renewing has failed for too long, also while the loop was busy with something else, five
+seconds before anybody else can become leader. A write that begins while it is true and takes less than that is over in
+time.
 """
 
 import asyncio
@@ -125,8 +126,11 @@ class Election:
             lease = await self._api.get(LEASES, LEASE, self._namespace, timeout_s=self._times.request_s)
         except NotFound:
             lease = {}
+        leads = self.is_leader
         holder = self._observe(lease)
-        is_free = not holder or started >= self._seen_at + self._times.duration_s
+        has_waited = started >= self._seen_at + self._times.duration_s
+        # That a Lease is gone does not say that its holder has stopped: only who leads makes it anew at once.
+        is_free = has_waited or (not holder if lease else leads)
         if self._is_ours or is_free:
             await self._write(lease)
 

@@ -201,6 +201,53 @@ def test_a_lease_that_comes_back_by_itself_is_taken_as_late_as_anybody_elses(tmp
     run(test)
 
 
+def forget(fake: FakeApi) -> None:
+    del fake.objects[LEASES][f"{NAMESPACE}/{LEASE}"]
+
+
+def test_a_lease_that_somebody_deletes_is_made_anew_by_who_leads_and_by_nobody_else(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = FakeApi()
+        async with (
+            fake.serving(tmp_path) as api,
+            standing(api, Clock(0.0), "one") as (one, turns),
+        ):
+            await until(lambda: one.is_leader)
+            async with standing(api, Clock(100.0), "two") as (two, others):
+                await until(lambda: two.holder == "one")
+                for _ in range(5):
+                    forget(fake)
+                    await some_rounds(fake)
+                    await until(lambda: bool(fake.objects[LEASES]))
+                    assert lease(fake)["spec"]["holderIdentity"] == "one"
+            assert (turns, others) == ([True], [])
+
+    run(test)
+
+
+def test_a_lease_that_is_gone_is_free_when_its_holder_must_have_noticed(tmp_path: Path) -> None:
+    async def test() -> None:
+        fake = FakeApi()
+        mine = Clock(100.0)
+        async with fake.serving(tmp_path) as api:
+            async with standing(api, Clock(0.0), "one") as (one, _):
+                await until(lambda: one.is_leader)
+                fake.script = blocked  # cut off, and may believe for a while that it leads
+            async with standing(api, mine, "two") as (two, _):
+                fake.script = lambda request: None
+                await until(lambda: two.holder == "one")
+                mine.now += 14.0
+                forget(fake)
+                await some_rounds(fake)
+                mine.now += 14.9
+                await some_rounds(fake)
+                assert not two.is_leader
+                mine.now += 0.2
+                await until(lambda: two.is_leader)
+
+    run(test)
+
+
 def test_a_server_that_does_not_answer_is_no_renewal(tmp_path: Path) -> None:
     async def test() -> None:
         fake = FakeApi()
