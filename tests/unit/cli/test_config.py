@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from cli import config as module
 from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN
-from tests.unit.cli.reach import FakeReach, config_dump
+from tests.unit.cli.fake_reach import FakeReach, config_dump
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from cli import explain as module
 from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN, query
-from tests.unit.cli.reach import FakeReach
+from tests.unit.cli.fake_reach import FakeReach
 
 ALLOWED = {
     "source": "shop/a",

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from cli import policy as module
 from cli.reach import options
 from cli.reach.base import ZTUNNEL_ADMIN
-from tests.unit.cli.reach import FakeReach
+from tests.unit.cli.fake_reach import FakeReach
 from tests.unit.cli.trial.cases import ALLOW_CLIENT, DENY_ALL, flow
 
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from cli.reach import options
 from cli.reach.base import AGENT
 from cli.status import lines, look, status
-from tests.unit.cli.reach import FakeReach, agent_status
+from tests.unit.cli.fake_reach import FakeReach, agent_status
 
 
 def test_a_mesh_in_order_is_healthy_and_shows_its_pods():
@@ -54,6 +54,21 @@ def test_what_an_agent_complains_of_is_shown(changes, said):
     found = look(reach)
     assert not found["healthy"]
     assert said in "\n".join(lines(found))
+
+
+def test_a_captured_pod_that_wants_a_port_of_the_mesh_says_so_and_is_no_fault_of_the_mesh():
+    reach = FakeReach()
+    row = {
+        "namespace": "shop",
+        "name": "web",
+        "state": "captured",
+        "reason": "",
+        "conflict": "was refused TCP port 15006",
+    }
+    reach.answers["a", AGENT, "/status"] = agent_status("a", pods=[row])
+    found = look(reach)
+    assert found["healthy"]
+    assert [line.split("  ")[-1] for line in lines(found) if "shop/web " in line] == ["was refused TCP port 15006"]
 
 
 def test_each_node_must_be_connected_to_one_controller_of_several():

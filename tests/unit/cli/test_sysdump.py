@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from cli import sysdump as module
 from cli.reach import options
 from cli.reach.base import AGENT
-from tests.unit.cli.reach import FakeReach
+from tests.unit.cli.fake_reach import FakeReach
 
 
 def test_what_answers_is_collected_and_what_does_not_is_named(tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
 from cli.checks.after import problems_of
-from tests.unit.cli.reach import agent_status
+from tests.unit.cli.fake_reach import agent_status
 
 
 def test_an_agent_in_order_has_no_problems():
