@@ -44,6 +44,19 @@ class PodFlag(IntFlag):
     INBOUND = 2
 
 
+class RefusedPort(IntFlag):
+    """Mesh ports that a process of a pod wanted to bind."""
+
+    OUTBOUND = 1
+    INBOUND = 2
+    HBONE = 4
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The ports themselves."""
+        return tuple(Port[str(flag.name)].value for flag in RefusedPort if flag in self)
+
+
 class Failure(IntEnum):
     """Why a counted connect failed."""
 
@@ -146,7 +159,7 @@ class CExpected(ctypes.Structure):
 class CPod(ctypes.Structure):
     """struct cv_pod"""
 
-    _fields_ = (("ip4", ADDRESS), ("ip6", ADDRESS), ("flags", ctypes.c_uint32), ("reserved", ctypes.c_uint32))
+    _fields_ = (("ip4", ADDRESS), ("ip6", ADDRESS), ("flags", ctypes.c_uint32), ("refused_ports", ctypes.c_uint32))
 
 
 class CAddress(ctypes.Structure):

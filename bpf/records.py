@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bpf.layout import CEdge, CFlow, CNote, CPod, Direction, Failure, FlowFlag, NoteKind, PodFlag
+from bpf.layout import CEdge, CFlow, CNote, CPod, Direction, Failure, FlowFlag, NoteKind, PodFlag, RefusedPort
 from mesh.addresses import IPAddress, from_bytes16, to_bytes16
 
 NO_ADDRESS = bytes(16)
@@ -23,6 +23,7 @@ class Pod:
     ip4: IPAddress | None
     ip6: IPAddress | None
     flags: PodFlag
+    refused_ports: RefusedPort = RefusedPort(0)  # as the kernel says; never written
 
     def pack(self) -> bytes:
         """The kernel's form of the value."""
@@ -36,7 +37,7 @@ class Pod:
         """From the kernel's form."""
         raw = CPod.from_buffer_copy(data)
         ip4, ip6 = address_or_none(bytes(raw.ip4)), address_or_none(bytes(raw.ip6))
-        return cls(netns, ip4, ip6, PodFlag(raw.flags))
+        return cls(netns, ip4, ip6, PodFlag(raw.flags), RefusedPort(raw.refused_ports))
 
 
 @dataclass(frozen=True, slots=True)

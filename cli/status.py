@@ -93,7 +93,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     )
     if found["pods"]:
         pods = [
-            (f"{pod['namespace']}/{pod['name']}", pod["node"], pod["state"], pod["reason"]) for pod in found["pods"]
+            (f"{pod['namespace']}/{pod['name']}", pod["node"], pod["state"], pod["reason"] or pod.get("conflict"))
+            for pod in found["pods"]
         ]
         text += ["", *table(("POD", "NODE", "STATE", "REASON"), sorted(pods))]
     return text

@@ -103,6 +103,10 @@ class Agent:
                 found.append((worker.pod, Refusal(worker.refused, worker.reason)))
         return [(pod, refusal) for pod, refusal in found if refusal.kind not in _PASSING]
 
+    def conflicts(self) -> list[tuple[Pod, Refusal]]:
+        """Captured pods of which a process wants a port that is the mesh's."""
+        return [(one.pod, one.conflict) for one in self._workers.values() if one.captured and one.conflict is not None]
+
     def worker(self, uid: str) -> Worker | None:
         """The one of a pod, if it is in the mesh, on its way in or out."""
         return self._workers.get(uid)
@@ -162,6 +166,16 @@ class Agent:
         for cookie, worker in captured.items():
             if cookie not in standing:
                 worker.guard()
+
+    def check_ports(self) -> None:
+        """See which pods' processes wanted to bind ports of the mesh: nobody else can tell why they do not start."""
+        try:
+            refused = self._world.kernel.refused_ports()
+        except KernelFault as fault:
+            log.warning("%s; looked at again soon", fault)
+            return
+        for worker in self._workers.values():
+            worker.was_refused(refused.get(worker.cookie, ()))
 
     def _place(self, pod: Pod) -> Refusal | None:
         wish = wish_of(pod, self._snapshot.namespaces, self._here.node, istio_labels=self._here.istio_labels)

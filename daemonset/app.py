@@ -142,7 +142,7 @@ async def _work(config: Config, status: Status, source: PodSource, cluster: "Clu
 
             def changed() -> None:
                 status.changed()
-                reports.refuse(agent.refused())
+                reports.refuse([*agent.refused(), *agent.conflicts()])
                 if cluster is not None:
                     cluster.changed()
 
@@ -231,3 +231,4 @@ async def _watch_pins(parts: _Parts, interval_s: float) -> None:
         if missing := parts.kernel.missing():
             raise SetReplaced(f"the node's set has changed under us: {missing}")
         parts.agent.check_guards()
+        parts.agent.check_ports()

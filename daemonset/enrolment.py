@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from daemonset.lifecycle import TABLE, Goal, Outcome, Row, State, Step, after
-from daemonset.pods import Pod, Refusal, RefusalKind
+from daemonset.pods import Pod, Refusal, RefusalKind, port_reserved
 from daemonset.ztunnels import Wanted
 from mesh import zds
 from mesh.addresses import IPAddress
@@ -50,6 +50,9 @@ class Kernel(Protocol):
 
     def guarded(self, pods: Mapping[int, int]) -> Collection[int]:
         """Of pods by cookie and descriptor: those about whose guard nothing is to be done."""
+
+    def refused_ports(self) -> Mapping[int, Sequence[int]]:
+        """Ports of the mesh that pods' processes wanted to bind since they were captured, by cookie."""
 
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port."""
@@ -136,6 +139,7 @@ class Worker:
         self.captured = False  # the kernel captures it, whatever its state
         self.pre_enrolment: int | None = None  # connections that are older than the capture; None: not known
         self.unguarded = ""  # of a captured pod: why something may leave it past ztunnel
+        self.conflict: Refusal | None = None  # a process of the captured pod wants a port that is the mesh's
         self.since = world.clock.now()
         self._world = world
         self._pace = pace
@@ -165,6 +169,14 @@ class Worker:
         before, self.unguarded = self.unguarded, self._world.kernel.guard(self.cookie, self.netns)
         if self.unguarded != before:
             log.info("pod %s: guard: %s", self.pod.full_name, self.unguarded or "stands")
+            self._world.changed()
+
+    def was_refused(self, ports: Sequence[int]) -> None:
+        """Processes of the pod were refused these ports of the mesh; none: not since it was captured last."""
+        before, self.conflict = self.conflict, port_reserved(ports) if ports else None
+        if self.conflict != before:
+            if self.conflict is not None:
+                log.warning("pod %s: %s", self.pod.full_name, self.conflict)
             self._world.changed()
 
     def lost(self, reason: str) -> None:

@@ -103,6 +103,13 @@ class NodeKernel:
         with _named("guards"):
             return pods if self.no_guard else self._plane.guarded(pods)
 
+    def refused_ports(self) -> Mapping[int, Sequence[int]]:
+        """Mesh ports that pods' processes wanted to bind since they were captured, by cookie; raises KernelFault."""
+        with _named("refused ports"):
+            return {
+                cookie: pod.refused_ports.numbers for cookie, pod in self._plane.pods().items() if pod.refused_ports
+            }
+
     def uncapture(self, cookie: int) -> None:
         """New connections pass both ways, except those to the HBONE port; raises KernelFault."""
         with _named("end of capture"):

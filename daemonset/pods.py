@@ -4,13 +4,13 @@ A source yields whole snapshots: what runs on this node now. What the agent make
 sources (the runtime directory of a lab, an API server) are exchangeable.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from mesh.addresses import IPAddress
-from mesh.enrolment import asked_by
+from mesh.enrolment import MESH_LABEL, asked_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class RefusalKind(StrEnum):
     OTHER_SET = "other_set"
     NO_ADDRESS = "no_address"
     PORT_IN_USE = "port_in_use"
+    PORT_RESERVED = "port_reserved"  # the pod is enrolled, and one of its processes wants a port that is the mesh's
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,16 @@ class Refusal:
 
     def __str__(self) -> str:
         return self.text
+
+
+def port_reserved(ports: Sequence[int]) -> Refusal:
+    """What to tell whoever runs an enrolled pod of which a process was refused these ports."""
+    return Refusal(
+        RefusalKind.PORT_RESERVED,
+        f"a process of the pod was refused TCP port {', '.join(map(str, ports))} (bind: Address already in use): "
+        "15001, 15006 and 15008 are the mesh's in every enrolled pod; let it listen elsewhere, or keep the pod out "
+        f"of the mesh (label {MESH_LABEL}=disabled)",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class Reports:
         return True
 
     def refuse(self, refused: list[tuple[Pod, Refusal]]) -> None:
-        """These pods, and no others, cannot be enrolled: where there is an API server, their authors are told."""
+        """These pods, and no others, cannot be enrolled or suffer from it: with an API server, authors are told."""
         if self._refused != refused:
             self._refused = refused
             self._touch()

@@ -217,6 +217,7 @@ def _row(pod: Pod, *, worker: Worker | None = None, refusal: Refusal | None = No
         "netns_cookie": None,
         "pre_enrolment": None,
         "unguarded": "",
+        "conflict": "",
         "since": None,
     }
     if worker is not None:
@@ -228,6 +229,7 @@ def _row(pod: Pod, *, worker: Worker | None = None, refusal: Refusal | None = No
             "netns_cookie": worker.cookie,
             "pre_enrolment": worker.pre_enrolment,
             "unguarded": worker.unguarded if worker.captured else "",
+            "conflict": str(worker.conflict or "") if worker.captured else "",
             "since": round(worker.since, 3),
         }
     return row

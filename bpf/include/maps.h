@@ -80,12 +80,19 @@ enum cv_pod_flag {
 	CV_POD_INBOUND = 2, /* inbound: arriving connections are steered */
 };
 
+/* Mesh ports that a process of the pod wanted to bind. */
+enum cv_refused_port {
+	CV_REFUSED_OUTBOUND = 1,
+	CV_REFUSED_INBOUND = 2,
+	CV_REFUSED_HBONE = 4,
+};
+
 /* hash `pods`, key __u64 netns cookie. */
 struct cv_pod {
 	struct cv_addr16 ip4; /* v4-mapped, zero when the pod has none */
 	struct cv_addr16 ip6;
-	__u32 flags; /* enum cv_pod_flag */
-	__u32 reserved;
+	__u32 flags;         /* enum cv_pod_flag */
+	__u32 refused_ports; /* enum cv_refused_port, set by `ports`; zero again when user space writes the entry */
 };
 
 /* hash `addresses`, key struct cv_addr16: which pod an address of this node belongs to. */

@@ -9,6 +9,7 @@ import click
 
 from cli.lab.options import fail, json_option, lab_option, print_json
 from lab import client, paths
+from lab.capture import REFUSED
 from lab.choice import LabError, choose
 from lab.paths import LabPaths
 
@@ -148,7 +149,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"{p['namespace']}/{p['name']}  {p['node']}  {state}  {mesh}  {' '.join(p['ips'])}  {p['restarts']}"
         )
-    lines += _unguarded(found["pods"])
+    lines += _told([p for p in found["pods"] if p["mesh"]["state"] == REFUSED], "reason", "not in the mesh: ")
+    lines += _told(found["pods"], "unguarded", "without guard: ")
+    lines += _told(found["pods"], "conflict", "port of the mesh: ")
     lines += ["", "SERVICE  ADDRESSES  PORTS"]
     for s in found["services"]:
         ports = ", ".join(f"{p['port']} -> {len(p['endpoints'])} endpoints" for p in s["ports"])
@@ -156,17 +159,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
     return _aligned(lines)
 
 
-def _unguarded(pods: list[dict[str, Any]]) -> list[str]:
-    """Where pods may open TCP connections past ztunnel, and why."""
+def _told(pods: list[dict[str, Any]], key: str, title: str) -> list[str]:
+    """What agents say of pods besides their state, and of which."""
     reasons: dict[str, list[str]] = {}
     for p in pods:
-        if reason := p["mesh"].get("unguarded"):
+        if reason := p["mesh"].get(key):
             reasons.setdefault(reason, []).append(f"{p['namespace']}/{p['name']}")
-    return [
-        line
-        for reason, names in sorted(reasons.items())
-        for line in ("", f"without guard: {', '.join(names)}: {reason}")
-    ]
+    return [line for reason, names in sorted(reasons.items()) for line in ("", f"{title}{', '.join(names)}: {reason}")]
 
 
 def _span(span: dict[str, Any]) -> list[str]:

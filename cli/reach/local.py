@@ -1,11 +1,13 @@
 """A mesh on this machine: the nodes of a lab, or the one node that this machine is."""
 
 import http.client
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cli.reach.base import CONTROLLER, Unreachable
+from daemonset.runtime import InvalidDocument, parse_pod
 from lab import client, namespaces, paths
 from lab.choice import LabError, choose
 from mesh.kube.documents import labels_of
@@ -20,8 +22,8 @@ def _get(port: int, path: str) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read(MAX_ANSWER_BYTES)
+        with connection.getresponse() as answer:
+            body = answer.read(MAX_ANSWER_BYTES)
     finally:
         connection.close()
     if not 200 <= answer.status < 300:
@@ -29,12 +31,16 @@ def _get(port: int, path: str) -> bytes:
     return body
 
 
+class Silent(Unreachable):
+    """Nobody is there; somebody who is may refuse to answer."""
+
+
 def get_in(netns: Path, what: str, port: int, path: str) -> bytes:
     """What listens on loopback of a namespace; raises Unreachable."""
     try:
         return inside(netns, partial(_get, port, path))
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{what} does not answer on port {port}: {error or type(error).__name__}") from error
+        raise Silent(f"{what} does not answer on port {port}: {error or type(error).__name__}") from error
 
 
 class LabReach:
@@ -100,9 +106,13 @@ class NodeReach:
     def __init__(self, key: str | None) -> None:
         """Raises Unreachable."""
         found = sorted(path.parent.name for path in paths.RUN.glob("*/agent-status.json"))
+        these = f"these have an agent here: {', '.join(found) or 'none'}"
         if key is None and len(found) != 1:
-            raise Unreachable(f"which node? These have an agent here: {', '.join(found) or 'none'}")
+            raise Unreachable(f"which node? {these} (--local KEY)")
+        if key is not None and key not in found:
+            raise Unreachable(f"there is no node {key!r}; {these}")
         self._key = key or found[0]
+        self._lab = next((lab for lab in paths.labs() if self._key.startswith(f"{lab}-")), "")
 
     def emptiness(self) -> str:
         """Never asked: there is one."""
@@ -114,7 +124,7 @@ class NodeReach:
 
     def get(self, node: str, port: int, path: str) -> bytes:
         """Ask on this machine's own loopback."""
-        return get_in(HERE, f"node {node}", port, path)
+        return self._asked(f"node {node}", port, path)
 
     def controllers(self) -> list[str]:
         """The one."""
@@ -122,12 +132,28 @@ class NodeReach:
 
     def get_controller(self, name: str, path: str) -> bytes:
         """A controller that runs on this machine too."""
-        return get_in(HERE, "the controller", CONTROLLER, path)
+        return self._asked("the controller", CONTROLLER, path)
+
+    def _asked(self, what: str, port: int, path: str) -> bytes:
+        try:
+            return get_in(HERE, what, port, path)
+        except Silent as error:
+            if not self._lab:
+                raise
+            raise Unreachable(f"{error}; {self._key} is a node of lab {self._lab}: say --lab {self._lab}") from error
 
     def place_of(self, source: str) -> tuple[str, str]:
         """Whatever it is called, this node is asked about it."""
         return self._key, source if "/" in source else f"default/{source}"
 
     def pod_labels(self) -> dict[str, dict[str, str]]:
-        """A node by itself does not know them."""
-        raise Unreachable("labels of pods are not known on a node without a cluster or a lab")
+        """By what the node's agent is told of its pods; raises Unreachable where that comes from an API server."""
+        folder = paths.node_runtime(self._key) / "pods"
+        if not folder.is_dir():
+            raise Unreachable(f"node {self._key} has its pods from a cluster, which knows their labels: --kubeconfig")
+        found = {}
+        for path in sorted(folder.glob("*.json")):
+            with suppress(InvalidDocument):  # the agent complains of it
+                pod = parse_pod(paths.read_json(path))
+                found[pod.full_name] = dict(pod.labels)
+        return found

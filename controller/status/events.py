@@ -1,4 +1,4 @@
-"""Events on pods that cannot be enrolled: for whoever looks at the pod and wonders.
+"""Events on pods that cannot be enrolled, or whose processes want a port of the mesh: for whoever looks and wonders.
 
 One event per pod and reason: it is not repeated while the reason stays, and what was said before a restart of the
 controller may be said once more. Written by the controller that the pod's agent talks to, whoever leads. Events are for
@@ -22,12 +22,14 @@ log = logging.getLogger(__name__)
 _MAX_WAITING = 1000
 _MAX_REMEMBERED = 20_000
 _NOTE_LENGTH = 1000  # the API takes 1024 bytes
-_REASON = "NotEnrolled"
+# Reason and action of an Event, by the agent's word.
+_NOT_ENROLLED = ("NotEnrolled", "Enrol")
+_OTHERS = {"port_reserved": ("PortReserved", "Bind")}
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A pod that its agent cannot enrol; `reason` is a word, `message` a sentence."""
+    """A pod of which its agent complains; `reason` is a word, `message` a sentence."""
 
     namespace: str
     name: str
@@ -74,6 +76,7 @@ def event(refused: Refused, now: datetime.datetime) -> Document:
     """The Event's document. Its name is made of what it says, so that two controllers say it once."""
     said = f"{refused.uid} {refused.reason} {refused.message}"
     digest = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    reason, action = _OTHERS.get(refused.reason, _NOT_ENROLLED)
     note = f"{refused.reason}: {refused.message}" if refused.message else refused.reason
     return {
         "apiVersion": EVENTS.api_version,
@@ -81,8 +84,8 @@ def event(refused: Refused, now: datetime.datetime) -> Document:
         "metadata": {"name": f"{refused.name[:230]}.{digest}", "namespace": refused.namespace},
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": "Warning",
-        "reason": _REASON,
-        "action": "Enrol",
+        "reason": reason,
+        "action": action,
         "note": note.encode()[:_NOTE_LENGTH].decode(errors="ignore"),
         "regarding": {
             "apiVersion": "v1",

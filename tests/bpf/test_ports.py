@@ -1,5 +1,6 @@
 """Who may bind the mesh's ports in an enrolled pod."""
 
+import contextlib
 import errno
 import socket
 
@@ -21,6 +22,20 @@ def test_application_cannot_bind_a_mesh_port(net: Topology, plane: Plane, pod: P
         sock.bind((address, port))
     assert failure.value.errno == errno.EADDRINUSE
     assert count(plane, Counter.BIND_REFUSED) == refused + 1
+
+
+def test_the_pods_entry_says_which_port_was_refused_until_it_is_written_again(
+    net: Topology, plane: Plane, pod: Place
+) -> None:
+    known = plane.pods()[pod.cookie]
+    plane.enrol(known.netns, known.ip4, known.ip6, known.flags)
+    assert plane.pods()[pod.cookie].refused_ports.numbers == ()
+    for port in (15006, 15008, 15000, 15006):
+        with pod.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+    assert plane.pods()[pod.cookie].refused_ports.numbers == (15006, 15008)
+    plane.enrol(known.netns, known.ip4, known.ip6, known.flags)
+    assert plane.pods()[pod.cookie].refused_ports.numbers == ()
 
 
 def test_reuseport_does_not_let_an_application_in(net: Topology, ztunnel: Ztunnel) -> None:

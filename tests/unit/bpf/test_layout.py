@@ -60,6 +60,7 @@ def test_every_structure_of_the_header_is_restated() -> None:
         (layout.NoteKind, "CV_NOTE_", None),
         (layout.Direction, "CV_DIR_", None),
         (layout.PodFlag, "CV_POD_", None),
+        (layout.RefusedPort, "CV_REFUSED_", None),
         (layout.Failure, "CV_FAIL_", "CV_FAILURES"),
         (layout.FlowFlag, "CV_FLOW_", None),
         (layout.Counter, "CV_COUNT_", "CV_COUNTERS"),

@@ -72,6 +72,7 @@ class FakeWorld:
         self.unguarded = ""
         self.stands = False
         self.guards = 0
+        self.ports: dict[int, tuple[int, ...]] = {}
         self.has_ztunnel = True
         self.listen_error = ""
         self.controller_answers = True
@@ -115,6 +116,11 @@ class FakeWorld:
         if self.kernel_fault:
             raise KernelFault(self.kernel_fault)
         return pods if self.stands else ()
+
+    def refused_ports(self) -> Mapping[int, Sequence[int]]:
+        if self.kernel_fault:
+            raise KernelFault(self.kernel_fault)
+        return self.ports
 
     def uncapture(self, cookie: int) -> None:
         self._kernel(f"uncapture {cookie}")

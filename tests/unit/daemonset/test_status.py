@@ -3,9 +3,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from daemonset.agent import Agent, Here
 from daemonset.enrolment import KernelFault
-from daemonset.pods import Pod, Snapshot
+from daemonset.pods import Pod, RefusalKind, Snapshot
 from daemonset.status import Sources, Status
 from mesh.aio import Background
 from mesh.http import Request
@@ -76,6 +78,38 @@ def test_a_pod_without_guard_is_not_counted_as_guarded_and_says_why() -> None:
             assert [row["unguarded"] for row in status.pods()] == ["no end"]
 
     asyncio.run(run())
+
+
+def test_a_captured_pod_of_which_a_process_wants_a_port_of_the_mesh_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with Background() as background:
+            fake = FakeWorld()
+            status = await status_of(fake, background, pod("web"))
+            agent = status.sources.agent
+            assert agent is not None
+            (worker,) = agent.workers
+            fake.ports = {worker.cookie: (15006, 15008), 99: (15001,)}
+            for _ in range(3):
+                agent.check_ports()
+            (row,) = status.pods()
+            assert row["state"] == "captured"
+            assert "was refused TCP port 15006, 15008 (bind: Address already in use)" in row["conflict"]
+            assert "culvert.io/mesh=disabled" in row["conflict"]
+            ((told, refusal),) = agent.conflicts()
+            assert (told.name, refusal.kind, refusal.text) == ("web", RefusalKind.PORT_RESERVED, row["conflict"])
+            assert agent.refused() == []
+            before = fake.changes
+            fake.kernel_fault = "map pods is gone"
+            agent.check_ports()
+            assert [row["conflict"] for row in status.pods()] == [refusal.text]
+            fake.kernel_fault, fake.ports = "", {}
+            agent.check_ports()
+            assert fake.changes == before + 1
+            assert [row["conflict"] for row in status.pods()] == [""]
+            assert agent.conflicts() == []
+
+    asyncio.run(run())
+    assert [record.levelname for record in caplog.records if "15006" in record.message] == ["WARNING"]
 
 
 def test_metrics_are_well_formed_and_count_states() -> None:

@@ -83,3 +83,18 @@ def test_logs_of_a_component_are_found_by_node(own):
 def test_nothing_logged_is_said(own):
     with pytest.raises(LabError, match="shop/none"):
         show.log_files(own, "shop/none", None)
+
+
+def test_what_agents_say_of_pods_stands_below_them():
+    mesh = {"asked": True, "settled": True, "reason": "", "state": "captured"}
+    found = lab(
+        pod(mesh={**mesh, "state": "refused", "reason": "the pod listens on 15008"}),
+        pod(name="b", mesh={**mesh, "conflict": "it was refused 15006"}),
+        pod(name="c", mesh={**mesh, "conflict": "it was refused 15006", "unguarded": "no veth"}),
+        pod(name="d", mesh={**mesh, "reason": "waiting for ztunnel"}),
+    )
+    assert [line for line in show._lines(found) if ": " in line] == [
+        "not in the mesh: shop/a: the pod listens on 15008",
+        "without guard: shop/c: no veth",
+        "port of the mesh: shop/b, shop/c: it was refused 15006",
+    ]

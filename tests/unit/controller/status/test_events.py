@@ -58,6 +58,13 @@ def test_an_event_that_cannot_be_written_keeps_no_other_from_being_written(tmp_p
     asyncio.run(test())
 
 
+def test_a_pod_that_is_enrolled_and_wants_a_port_of_the_mesh_is_not_called_not_enrolled() -> None:
+    now = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
+    said = event(Refused("shop", "web", "uid-web", "port_reserved", "15008 is the mesh's"), now)
+    assert (said["reason"], said["action"], said["type"]) == ("PortReserved", "Bind", "Warning")
+    assert (event(REFUSED, now)["reason"], event(REFUSED, now)["action"]) == ("NotEnrolled", "Enrol")
+
+
 def test_an_event_keeps_to_the_apis_bounds() -> None:
     now = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
     long = event(Refused("shop", "x" * 253, "u", "r", "ä" * 2000), now)
