@@ -36,7 +36,7 @@ static inline int judge_bind(struct bpf_sock_addr *ctx)
 		if (note && note->kind == CV_NOTE_OWN)
 			return 1;
 	}
-	pod->refused_ports |= port; /* of two at once one may be lost: who is refused tries again, or is told of the other */
+	pod->refused_ports |= port; /* of two at once one may be lost: it is tried again, or the other is told */
 	cv_count(CV_COUNT_BIND_REFUSED);
 	cv_set_retval(-CV_EADDRINUSE);
 	return 0;
