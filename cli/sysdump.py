@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import tarfile
 import time
@@ -15,7 +16,9 @@ import click
 from cli.lab.options import complain, fail, json_option, print_json
 from cli.reach.base import AGENT, ZTUNNEL_ADMIN, ZTUNNEL_METRICS, Reach, Unreachable, ask_all, first_line
 from cli.reach.cluster import ClusterReach
+from cli.reach.local import LabReach
 from cli.reach.options import reach_options
+from lab.paths import LabPaths, read_json
 from mesh.kube.api import Selection
 from mesh.kube.documents import annotations_of, labels_of
 from mesh.kube.resources import (
@@ -38,6 +41,8 @@ _OF_NODES = (
 _OF_CONTROLLER = ("config", "streams", "captures", "status", "announced", "resources")
 # What a person may read who may read the mesh's policies. Secrets and ConfigMaps of users are left out.
 _OBJECTS = (NAMESPACES, NODES, PODS, SERVICES, AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, DEFINITIONS)
+_LAB_OBJECTS = ("namespace", "node", "pod", "service", "endpointslice", "authorizationpolicy", "peerauthentication")
+MAX_LOG_BYTES = 16 << 20  # of each log of a lab
 
 Entry = tuple[str, bytes]
 
@@ -104,6 +109,8 @@ def _entries(where: Reach, missing: list[str]) -> Iterator[Entry]:
             yield from _tried(f"controllers/{name}/{page}.json", read, missing)
     if isinstance(where, ClusterReach):
         yield from _of_cluster(where, missing)
+    elif isinstance(where, LabReach):
+        yield from _of_lab(where.lab, where.status)
 
 
 def _ask(where: Reach, port: int, path: str, node: str) -> bytes:
@@ -126,6 +133,28 @@ def _of_cluster(where: ClusterReach, missing: list[str]) -> Iterator[Entry]:
                 path = f"logs/{name}/{container['name']}{word}.log"
                 read = partial(where.log, where.namespace, name, container["name"], previous=previous)
                 yield from _tried(path, read, [] if previous else missing)
+
+
+def _of_lab(lab: str, status: dict[str, Any]) -> Iterator[Entry]:
+    """Its objects as the lab keeps them, and the end of what its own processes wrote; nothing that its pods wrote."""
+    own = LabPaths(lab)
+    yield "lab-status.json", json.dumps(status, indent=1).encode()
+    for kind in _LAB_OBJECTS:
+        items = [found for path in sorted((own.manifests / kind).glob("*.json")) if (found := read_json(path))]
+        for item in items if kind == "pod" else ():
+            _without_environment(item)
+        if items:
+            yield f"objects/{kind}.json", json.dumps(items, indent=1).encode()
+    for path in (own.root / "supervisor.log", own.logs / "controller.log", *sorted(own.logs.glob("nodes/*/*.log"))):
+        if path.is_file():
+            name = path.relative_to(own.logs) if path.is_relative_to(own.logs) else path.name
+            yield f"logs/{name}", _end_of(path)
+
+
+def _end_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_LOG_BYTES))
+        return file.read(MAX_LOG_BYTES)
 
 
 def _tried(name: str, read: Callable[[], bytes], missing: list[str]) -> Iterator[Entry]:

@@ -11,6 +11,7 @@ import yaml
 
 from cli.install.template import Template
 from cli.install.values import Values, merged
+from mesh.kube.documents import annotations_of
 
 Document = dict[str, Any]
 
@@ -96,7 +97,7 @@ _ORDER = (
 
 
 def _is_hook(document: Document) -> bool:
-    return "helm.sh/hook" in (document["metadata"].get("annotations") or {})
+    return "helm.sh/hook" in annotations_of(document)
 
 
 def _rank(document: Document) -> int:

@@ -137,7 +137,7 @@ class Removal:
             found = await self.api.get(DEPLOYMENTS, "culvert-controller", self.namespace)
         except NotFound:
             return True
-        return (found["metadata"].get("annotations") or {}).get(_RELEASE) == self.release
+        return annotations_of(found).get(_RELEASE) == self.release
 
     # --- pods
 

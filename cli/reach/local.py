@@ -50,10 +50,10 @@ class LabReach:
         """Raises Unreachable."""
         try:
             self.lab = choose(lab)
-            self._status: dict[str, Any] = client.order(self.lab, "status")
+            self.status: dict[str, Any] = client.order(self.lab, "status")
         except LabError as error:
             raise Unreachable(str(error)) from error
-        self._nodes = {node["name"]: Path(node["netns"]) for node in self._status["nodes"] if node["netns"]}
+        self._nodes = {node["name"]: Path(node["netns"]) for node in self.status["nodes"] if node["netns"]}
 
     def emptiness(self) -> str:
         """Its nodes are elsewhere."""
@@ -81,16 +81,16 @@ class LabReach:
     def place_of(self, source: str) -> tuple[str, str]:
         """By the lab's list of pods."""
         name = source if "/" in source else f"default/{source}"
-        for pod in self._status["pods"]:
+        for pod in self.status["pods"]:
             if f"{pod['namespace']}/{pod['name']}" == name:
                 return str(pod["node"]), name
-        known = ", ".join(f"{pod['namespace']}/{pod['name']}" for pod in self._status["pods"])
+        known = ", ".join(f"{pod['namespace']}/{pod['name']}" for pod in self.status["pods"])
         raise Unreachable(f"lab {self.lab} has no pod {name!r}; it has {known or 'none'}")
 
     def pod_labels(self) -> dict[str, dict[str, str]]:
         """By the objects of the lab."""
         found = {}
-        for pod in self._status["pods"]:
+        for pod in self.status["pods"]:
             path = f"{pod['namespace']}/{pod['name']}"
             try:
                 written = client.order(self.lab, "get", kind="pod", path=path)["object"]

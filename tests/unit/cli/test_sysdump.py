@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from cli import sysdump as module
 from cli.reach import options
 from cli.reach.base import AGENT
+from lab import paths
 from tests.unit.cli.fake_reach import FakeReach
 
 
@@ -38,6 +39,32 @@ def test_an_archive_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     done = CliRunner().invoke(module.sysdump, ["-o", str(tmp_path / "none" / "dump.tar.gz")])
     assert done.exit_code == 1
     assert "No such file" in done.stderr
+
+
+def test_of_a_lab_objects_and_logs_of_the_mesh_are_collected_and_nothing_of_its_users(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "LABS", tmp_path)
+    own = paths.LabPaths("demo")
+    for kind, name in (("pod", "shop_web"), ("secret", "shop_key"), ("authorizationpolicy", "shop_p")):
+        (own.manifests / kind).mkdir(parents=True)
+        spec = {"containers": [{"name": "a", "env": ["hidden"], "command": ["hidden"]}]} if kind == "pod" else {}
+        metadata = {"name": name, "annotations": {}, "labels": {}}
+        (own.manifests / kind / f"{name}.json").write_text(json.dumps({"metadata": metadata, "spec": spec}))
+    for name in ("controller.log", "nodes/node-1/ztunnel.log", "shop_web/app.log"):
+        (own.logs / name).parent.mkdir(parents=True, exist_ok=True)
+        (own.logs / name).write_text("first line\n" + "x" * 90 + f"\nlast of {name}\n")
+    monkeypatch.setattr(module, "MAX_LOG_BYTES", 100)
+    read = dict(module._of_lab("demo", {"pods": []}))
+    assert sorted(read) == [
+        "lab-status.json",
+        "logs/controller.log",
+        "logs/nodes/node-1/ztunnel.log",
+        "objects/authorizationpolicy.json",
+        "objects/pod.json",
+    ]
+    assert [one["metadata"]["name"] for one in json.loads(read["objects/pod.json"])] == ["shop_web"]
+    assert b"hidden" not in b"".join(read.values())
+    assert read["logs/controller.log"].endswith(b"last of controller.log\n")
+    assert len(read["logs/controller.log"]) == 100
 
 
 def test_what_people_put_into_pods_is_left_out():
