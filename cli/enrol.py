@@ -11,6 +11,7 @@ from cli.install.waiting import TimedOut, until
 from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from cli.presence import honours_istio_labels
 from lab import client, paths
+from lab.capture import REFUSED
 from lab.choice import LabError, choose
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, ISTIO_LABEL, MESH_LABEL, asked_by
 from mesh.kube.api import Api, Selection
@@ -83,9 +84,20 @@ def _in_lab(lab_name: str | None, name: str, value: str | None, timeout: float) 
         outcome = client.order(lab, "label", kind="namespace", path=name, changes={MESH_LABEL: value})
         if outcome["outcome"] == "refused":
             fail(f"{outcome['object']}: {outcome['reason']}")
-        return client.wait_labelled(lab, timeout, lambda pod: bool(pod["namespace"] == name)) if timeout else []
+        if not timeout:
+            return []
+        missing = client.wait_labelled(lab, timeout, lambda pod: bool(pod["namespace"] == name))
+        pods = client.order(lab, "status")["pods"] if value else ()
+        return missing + [line for pod in pods if (line := _refused(pod, name))]
     except LabError as error:
         fail(str(error))
+
+
+def _refused(pod: dict[str, Any], namespace: str) -> str:
+    """Why a pod of a lab's namespace asks for the mesh and cannot be in it; not those that never can."""
+    mesh = pod["mesh"]
+    is_meant = pod["namespace"] == namespace and mesh["asked"] and mesh["state"] == REFUSED
+    return f"pod {pod['name']}: {mesh['reason']}" if is_meant and mesh.get("refused") != "host_network" else ""
 
 
 async def _in_cluster(api: Api, name: str, value: str | None, timeout_s: float) -> list[str]:

@@ -107,16 +107,21 @@ def _judged(where: Reach, found: dict[str, dict[str, Any]], tried: Sequence[Trie
     flows, failed = ask_all(lambda node: ask(where, node, ZTUNNEL_ADMIN, "/flows"), found)
     for name, why in failed.items():
         complain(f"culvert: node {name}: {why}")
+    if not failed and not any(flows.values()):
+        complain("no node remembers a connection to a pod of the mesh yet: there is nothing to judge")
     needs_labels = any(one.written.selector for one in tried)
     labels = where.pod_labels() if needs_labels else {}
-    result = []
+    result, gone = [], 0
     for name, rows in flows.items():
         node = Node(found[name])
         for flow in rows:
             own = labels.get(f"{flow['namespace']}/{flow['name']}")
             if needs_labels and own is None:
-                continue  # the pod is gone, and so is whom the policy would select
+                gone += 1  # and with the pod, whom the policy would select
+                continue
             result.append(node.judged(flow, tried, own, mesh.root_namespace))
+    if gone:
+        complain(f"{gone} remembered connections are left out: their pods are gone")
     return result
 
 

@@ -44,7 +44,8 @@ def look(where: Reach) -> dict[str, Any]:
     rows = [_node(name, found.get(name), first_line(failed.get(name, "")), taken) for name in nodes]
     pods = [{"node": name, **pod} for name, status_ in found.items() for pod in status_["pods"]]
     problems = [row["problem"] for row in controllers] + [problem for row in rows for problem in row["problems"]]
-    healthy = bool(nodes) and bool(controllers) and not any(problems)
+    has_controller = bool(controllers) or where.controllers_may_be_elsewhere
+    healthy = bool(nodes) and has_controller and not any(problems)
     problem = "" if nodes else where.emptiness()
     return {"healthy": healthy, "problem": problem, "controllers": controllers, "nodes": rows, "pods": pods}
 
@@ -86,7 +87,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if not found["controllers"] and not found["nodes"]:
         return []
     rows = [(row["name"], " ".join(row["nodes"]), row["problem"]) for row in found["controllers"]]
-    text = [*table(("CONTROLLER", "NODES", "PROBLEM"), rows), ""]
+    text = [*table(("CONTROLLER", "NODES", "PROBLEM"), rows), ""] if rows else []
     text += table(
         ("NODE", "AGENT", "ZTUNNEL", "GUARD", "CAPTURED", "PROBLEMS"),
         [(*(row[key] for key in _COLUMNS), "; ".join(row["problems"])) for row in found["nodes"]],

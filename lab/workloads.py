@@ -190,7 +190,7 @@ class PodSet:
         asked = self._asks_for_mesh(ref)
         settled = capture.is_decided(row) if asked else capture.is_let_go(row)
         found = row or {}
-        said = {key: found.get(key, "") for key in ("state", "reason", "unguarded", "conflict")}
+        said = {key: found.get(key, "") for key in ("state", "reason", "refused", "unguarded", "conflict")}
         return {"asked": asked, "settled": settled, **said}
 
     def _admit(self, manifest: Manifest) -> tuple[PodRun | RemotePod, Manifest]:

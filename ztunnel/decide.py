@@ -5,7 +5,7 @@ hold the two equal. This is the version to read, and the one that explains: ever
 sentence per step, which names the object that decided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
@@ -23,6 +23,7 @@ MESH_PORTS = frozenset({15001, 15006, HBONE_PORT})
 
 _LOOPBACK6 = bytes(15) + b"\x01"
 _RANDOM_BITS = 64
+_LISTED_PORTS = 10
 
 
 class Destination(NamedTuple):
@@ -107,6 +108,13 @@ def pick(shares: Sequence[tuple[T, int]], randomness: int) -> T | None:
     return None
 
 
+def _listed(ports: Iterable[int]) -> str:
+    """Ports for people: a service may have thousands."""
+    found = sorted(ports)
+    rest = len(found) - _LISTED_PORTS
+    return (", ".join(map(str, found[:_LISTED_PORTS])) or "none") + (f" and {rest} more" if rest > 0 else "")
+
+
 def _is_loopback(ip: bytes) -> bool:
     return ip[12] == 127 if is_ipv4(ip) else ip == _LOOPBACK6
 
@@ -169,7 +177,7 @@ class _Outbound:
         port = self.destination.port
         endpoints = self.view.endpoints_of_port(number, port) if port != ANY_PORT else None
         if endpoints is None:
-            self.trail.append(f"{service.label} has no port {port}")
+            self.trail.append(f"{service.label} has no port {port}, only {_listed(service.ports)}")
             return self._refuse(known, Reason.UNKNOWN_PORT)
         chosen = self._pick_endpoint(endpoints)
         workload = self.view.workload(chosen.workload) if chosen else None

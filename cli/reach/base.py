@@ -20,6 +20,8 @@ class Unreachable(Exception):
 class Reach(Protocol):
     """Where a mesh is."""
 
+    controllers_may_be_elsewhere: bool  # who sees none from here has nothing to complain of
+
     def emptiness(self) -> str:
         """What to say when there is no node, and what to do then."""
 
@@ -30,7 +32,7 @@ class Reach(Protocol):
         """What a process of a node answers on a loopback port; raises Unreachable."""
 
     def controllers(self) -> list[str]:
-        """Names of the controllers, of which each serves some nodes; raises Unreachable."""
+        """Names of the controllers that are seen, of which each serves some nodes; raises Unreachable."""
 
     def get_controller(self, name: str, path: str) -> bytes:
         """What a controller answers on its debug port; raises Unreachable."""

@@ -26,6 +26,8 @@ MAX_LOG_BYTES = 64 << 20
 class ClusterReach:
     """One installation."""
 
+    controllers_may_be_elsewhere = False
+
     def __init__(self, kubeconfig: Kubeconfig | None, namespace: str) -> None:
         """Raises Unreachable. Credentials are asked for once: a plug-in may take its time, or ask a person."""
         try:

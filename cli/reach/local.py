@@ -1,6 +1,7 @@
 """A mesh on this machine: the nodes of a lab, or the one node that this machine is."""
 
 import http.client
+import socket
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ def get_in(netns: Path, what: str, port: int, path: str) -> bytes:
 
 class LabReach:
     """A lab of this machine. Nodes that are on other machines are not asked."""
+
+    controllers_may_be_elsewhere = False
 
     def __init__(self, lab: str | None) -> None:
         """Raises Unreachable."""
@@ -103,6 +106,8 @@ class LabReach:
 class NodeReach:
     """One node: the machine that we are on."""
 
+    controllers_may_be_elsewhere = True
+
     def __init__(self, key: str | None) -> None:
         """Raises Unreachable."""
         found = sorted(path.parent.name for path in paths.RUN.glob("*/agent-status.json"))
@@ -127,7 +132,11 @@ class NodeReach:
         return self._asked(f"node {node}", port, path)
 
     def controllers(self) -> list[str]:
-        """The one."""
+        """The one, when it runs on this machine too."""
+        try:
+            inside(HERE, lambda: socket.create_connection(("127.0.0.1", CONTROLLER), TIMEOUT_S).close())
+        except OSError:
+            return []
         return ["controller"]
 
     def get_controller(self, name: str, path: str) -> bytes:

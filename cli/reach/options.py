@@ -43,4 +43,7 @@ def reach(lab_name: str | None, local: str | None, way: Way, namespace: str) -> 
             return NodeReach(None)
     except Unreachable as error:
         fail(str(error))
-    fail("which mesh? There is no kubeconfig (--kubeconfig), no lab (--lab) and no node on this machine (--local)")
+    fail(
+        "which mesh? There is no kubeconfig (--kubeconfig), no lab (--lab) and no node on this machine (--local)\n"
+        "  `culvert install` puts one into a cluster, `culvert lab up DIR` starts one on this machine"
+    )

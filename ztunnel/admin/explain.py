@@ -13,8 +13,12 @@ from mesh.addresses import from_bytes16, to_bytes16
 from mesh.reasons import Reason
 from ztunnel import decide
 from ztunnel.decide import Destination, Peer, Route, RouteKind
-from ztunnel.model import Workload
+from ztunnel.model import Policy, Workload
 from ztunnel.view import View
+
+# What control planes, Istio's and ours, call the policies that they make from PeerAuthentications.
+_STATIC_STRICT = "istio_converted_static_strict"
+_CONVERTED = "converted_peer_authentication_"
 
 
 def explain(view: View, source: str, destination: str) -> dict[str, Any]:
@@ -65,8 +69,20 @@ def _judged(view: View, caller: Workload, target: Destination, route: Route) -> 
     return found | {
         "allowed": verdict.allow,
         "policy": policy.name if policy else None,
-        "policies": list(verdict.trail),
+        "policies": [*verdict.trail, *_origin(policy, upstream)],
     }
+
+
+def _origin(policy: Policy | None, judged: Workload) -> list[str]:
+    """The object that an administrator wrote, where the policy has been made from another kind."""
+    if policy is None:
+        return []
+    if policy.local_name.startswith(_CONVERTED):
+        return [f"this is PeerAuthentication {policy.namespace}/{policy.local_name.removeprefix(_CONVERTED)}"]
+    if policy.local_name != _STATIC_STRICT:
+        return []
+    whose = f"of the pod, else of namespace {judged.namespace}, else of the root namespace"
+    return [f"this is STRICT of the PeerAuthentication {whose}: who shows no identity is refused"]
 
 
 def _workload(view: View, text: str, role: str) -> tuple[int, Workload]:

@@ -8,6 +8,8 @@ from cli.reach.base import AGENT, ZTUNNEL_ADMIN, Unreachable
 class FakeReach:
     """`answers` by (node or controller, port, path); what is missing there does not answer."""
 
+    controllers_may_be_elsewhere = False
+
     def __init__(self, nodes=("a", "b"), controllers=("controller",)):
         self._nodes = list(nodes)
         self._controllers = list(controllers)

@@ -1,7 +1,10 @@
 import asyncio
+import json
 
 import pytest
+from click.testing import CliRunner
 
+from cli import enrol as module
 from cli.enrol import not_followed
 from mesh.enrolment import CAPTURE_ANNOTATION, ISTIO_LABEL, MESH_LABEL
 
@@ -63,3 +66,32 @@ def test_what_is_not_is_named():
 def test_a_label_that_says_nothing_is_said_and_not_waited_out_in_silence():
     (line,) = missing(pod("", label="yes"), IN)
     assert "neither enabled nor disabled" in line
+
+
+def test_in_a_lab_pods_that_cannot_be_enrolled_are_named(monkeypatch):
+    def shown(name, namespace="shop", **mesh):
+        mesh = {
+            "asked": True,
+            "settled": True,
+            "state": "refused",
+            "reason": "listens on 15008",
+            "refused": "",
+            **mesh,
+        }
+        return {"namespace": namespace, "name": name, "mesh": mesh}
+
+    pods = [
+        shown("web"),
+        shown("db", namespace="other"),
+        shown("agent", refused="host_network"),
+        shown("cart", state="captured"),
+        shown("job", asked=False),
+    ]
+    monkeypatch.setattr(module, "choose", lambda name: "demo")
+    monkeypatch.setattr(module.client, "wait_labelled", lambda *_: [])
+    answers = {"label": {"outcome": "changed", "object": "Namespace shop"}, "status": {"pods": pods}}
+    monkeypatch.setattr(module.client, "order", lambda lab, do, **_: answers[do])
+    done = CliRunner().invoke(module.enrol, ["shop", "--lab", "demo", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["missing"] == ["pod web: listens on 15008"]
+    assert CliRunner().invoke(module.unenrol, ["shop", "--lab", "demo"]).exit_code == 0

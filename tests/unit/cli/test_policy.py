@@ -70,6 +70,21 @@ def test_what_is_no_text_no_file_or_without_end_is_wrong_usage(reach, tmp_path, 
     assert (done.exit_code, "has more than 1000 bytes" in done.stderr) == (2, True)
 
 
+def test_where_no_connection_is_remembered_nothing_is_judged_and_that_is_said(reach, tmp_path):
+    for node in ("a", "b"):
+        reach.answers[node, ZTUNNEL_ADMIN, "/flows"] = []
+    done = run(tmp_path, DENY_ALL)
+    assert (done.exit_code, done.stdout) == (0, "0 of 0 remembered connections would be treated otherwise\n")
+    assert "no node remembers a connection" in done.stderr
+
+
+def test_connections_of_pods_that_are_gone_are_counted(reach, tmp_path):
+    reach.pod_labels = lambda: {}
+    done = run(tmp_path, DENY_ALL.replace("spec: {", "spec: {selector: {matchLabels: {app: web}}, "))
+    assert done.stdout == "0 of 0 remembered connections would be treated otherwise\n"
+    assert "2 remembered connections are left out: their pods are gone" in done.stderr
+
+
 def test_standard_input_is_read(reach):
     done = CliRunner().invoke(module.policy, ["test", "-"], input=DENY_ALL)
     assert done.exit_code == 1

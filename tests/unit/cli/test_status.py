@@ -82,6 +82,18 @@ def test_each_node_must_be_connected_to_one_controller_of_several():
     assert "has not taken" in "\n".join(lines(look(reach)))
 
 
+def test_a_node_by_itself_whose_controller_is_elsewhere_is_healthy_when_its_agent_says_so():
+    reach = FakeReach(nodes=("a",), controllers=())
+    assert not look(reach)["healthy"]
+    reach.controllers_may_be_elsewhere = True
+    found = look(reach)
+    assert found["healthy"]
+    assert lines(found)[0].startswith("NODE")
+    away = {"connected": False, "problem": "the controller does not answer"}
+    reach.answers["a", AGENT, "/status"] = agent_status("a", controller=away)
+    assert not look(reach)["healthy"]
+
+
 def test_without_a_controller_nothing_is_said_about_who_is_connected():
     reach = FakeReach()
     del reach.answers["controller", 0, "/debug/announced"]

@@ -68,6 +68,14 @@ def test_a_node_of_a_lab_that_does_not_answer_here_is_said_to_be_one(run):
         NodeReach("demo-node-1").get("demo-node-1", unused_port(), "/")
 
 
+def test_a_controller_is_here_when_one_listens_here(run, monkeypatch):
+    agent(run, "a")
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        monkeypatch.setattr(local, "CONTROLLER", server.server_port)
+        assert NodeReach("a").controllers() == ["controller"]
+    assert NodeReach("a").controllers() == []
+
+
 def test_what_a_process_refuses_is_told_in_its_words(run):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -69,11 +69,41 @@ def test_a_source_that_is_not_captured_shows_no_identity_to_policies() -> None:
 def test_where_nothing_is_captured_no_policy_holds() -> None:
     stage = small_shop()
     stage.put(plain("server", "10.0.1.9"))
-    everything = security.Rule(clauses=[security.Clause(matches=[security.Match()])])
+    everything = security.Rule(clauses=[security.Clause(matches=[security.Match(destination_ports=[9090])])])
     stage.put(authorization("none", everything, namespace="legacy", action=security.Action.DENY))
     found = explain(stage.store, "shop/client", "legacy/server:9090")
     assert (found["path"], found["allowed"], found["policy"]) == ("plain", True, None)
     assert found["policies"] == ["workload legacy/server is not captured: no policy holds there"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "istio_converted_static_strict",
+            "this is STRICT of the PeerAuthentication of the pod, else of namespace shop",
+        ),
+        ("converted_peer_authentication_p", "this is PeerAuthentication shop/p"),
+    ],
+)
+def test_a_policy_that_a_peer_authentication_stands_for_says_so(name: str, says: str) -> None:
+    stage = small_shop()
+    stage.put(plain("outside", "10.0.0.9"))
+    stage.put(workload("web-1", "10.0.1.1", authorization_policies=[f"shop/{name}"]))
+    everybody = security.Rule(clauses=[security.Clause(matches=[security.Match(destination_ports=[80])])])
+    stage.put(authorization(name, everybody, scope=security.Scope.WORKLOAD_SELECTOR, action=security.Action.DENY))
+    found = explain(stage.store, "legacy/outside", "shop/web-1:80")
+    assert (found["allowed"], found["policy"]) == (False, f"shop/{name}")
+    assert found["policies"][-1].startswith(says)
+
+
+def test_a_port_that_a_service_lacks_is_answered_with_those_that_it_has() -> None:
+    stage = small_shop()
+    found = explain(stage.store, "shop/client", "web.shop:81")
+    assert found["because"][-1] == "service shop/web.shop has no port 81, only 80"
+    stage.put(service("web", "10.96.0.1", ports=dict.fromkeys(range(1, 13), 80)))
+    found = explain(stage.store, "shop/client", "web.shop:81")
+    assert found["because"][-1].endswith("only 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more")
 
 
 def test_a_pod_that_dials_itself_stays_in_itself() -> None:
