@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cli.lab.options import complain, fail, json_option, print_json
-from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, ask_all, chosen
+from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, about, ask, ask_all, chosen
 from cli.reach.options import reach_options
 from cli.table import merged, table
 
@@ -32,7 +32,7 @@ def dumps(where: Reach, node: str | None) -> dict[str, Dump]:
         fail(str(error))
     found, failed = ask_all(lambda name: ask(where, name, ZTUNNEL_ADMIN, "/config_dump"), nodes)
     for name, why in failed.items():
-        complain(f"culvert: node {name}: {why}")
+        complain(f"culvert: {about(name, why)}")
     if not found:
         fail("no ztunnel answers" if nodes else where.emptiness())
     return found

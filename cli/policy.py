@@ -9,7 +9,7 @@ import click
 
 from cli.config import dumps
 from cli.lab.options import WRONG_USAGE, complain, fail, json_option, print_json
-from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, ask, ask_all, ask_controller
+from cli.reach.base import ZTUNNEL_ADMIN, Reach, Unreachable, about, ask, ask_all, ask_controller
 from cli.reach.options import reach_options
 from cli.table import table
 from cli.trial.judge import BadPolicies, Judged, LabelsUnknown, Node, Tried, read, translated
@@ -106,7 +106,7 @@ def _row(one: Judged) -> tuple[Any, ...]:
 def _judged(where: Reach, found: dict[str, dict[str, Any]], tried: Sequence[Tried], mesh: Mesh) -> list[Judged]:
     flows, failed = ask_all(lambda node: ask(where, node, ZTUNNEL_ADMIN, "/flows"), found)
     for name, why in failed.items():
-        complain(f"culvert: node {name}: {why}")
+        complain(f"culvert: {about(name, why)}")
     if not failed and not any(flows.values()):
         complain("no node remembers a connection to a pod of the mesh yet: there is nothing to judge")
     needs_labels = any(one.written.selector for one in tried)

@@ -104,9 +104,9 @@ def _entries(where: Reach, missing: list[str]) -> Iterator[Entry]:
         missing.append(f"controllers: {first_line(error)}")
         controllers = []
     for name in controllers:
-        for page in _OF_CONTROLLER:
-            read = partial(where.get_controller, name, f"/debug/{page}")
-            yield from _tried(f"controllers/{name}/{page}.json", read, missing)
+        pages, failed = ask_all(partial(_ask_controller, where, name), _OF_CONTROLLER)
+        missing += [f"controllers/{name}/{page}.json: {first_line(why)}" for page, why in failed.items()]
+        yield from ((f"controllers/{name}/{page}.json", data) for page, data in pages.items())
     if isinstance(where, ClusterReach):
         yield from _of_cluster(where, missing)
     elif isinstance(where, LabReach):
@@ -115,6 +115,10 @@ def _entries(where: Reach, missing: list[str]) -> Iterator[Entry]:
 
 def _ask(where: Reach, port: int, path: str, node: str) -> bytes:
     return where.get(node, port, path)
+
+
+def _ask_controller(where: Reach, name: str, page: str) -> bytes:
+    return where.get_controller(name, f"/debug/{page}")
 
 
 def _of_cluster(where: ClusterReach, missing: list[str]) -> Iterator[Entry]:

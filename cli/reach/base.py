@@ -9,6 +9,9 @@ T = TypeVar("T")
 
 ZTUNNEL_ADMIN, ZTUNNEL_METRICS, AGENT, CONTROLLER = 15000, 15020, 15022, 15016
 
+# What listens there, for people.
+PROCESSES = {ZTUNNEL_ADMIN: "ztunnel", ZTUNNEL_METRICS: "ztunnel", AGENT: "agent"}
+
 # Nodes that are asked at once: answers come through one API server.
 _AT_ONCE = 8
 
@@ -76,6 +79,11 @@ def chosen(reach: Reach, node: str | None) -> list[str]:
     if node not in known:
         raise Unreachable(f"there is no node {node!r}; these have an agent: {', '.join(known) or 'none'}")
     return [node]
+
+
+def about(node: str, why: str) -> str:
+    """Why a node does not answer, with its name unless it says so itself."""
+    return why if why.startswith(f"node {node}") else f"node {node}: {why}"
 
 
 def first_line(fault: object) -> str:

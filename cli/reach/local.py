@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cli.reach.base import CONTROLLER, Unreachable
+from cli.reach.base import CONTROLLER, PROCESSES, Unreachable
 from daemonset.runtime import InvalidDocument, parse_pod
 from lab import client, namespaces, paths
 from lab.choice import LabError, choose
@@ -68,7 +68,7 @@ class LabReach:
 
     def get(self, node: str, port: int, path: str) -> bytes:
         """Ask in the node's namespace."""
-        return get_in(self._nodes[node], f"node {node}", port, path)
+        return get_in(self._nodes[node], f"node {node}: its {PROCESSES[port]}", port, path)
 
     def controllers(self) -> list[str]:
         """The one."""
@@ -129,7 +129,7 @@ class NodeReach:
 
     def get(self, node: str, port: int, path: str) -> bytes:
         """Ask on this machine's own loopback."""
-        return self._asked(f"node {node}", port, path)
+        return self._asked(f"node {node}: its {PROCESSES[port]}", port, path)
 
     def controllers(self) -> list[str]:
         """The one, when it runs on this machine too."""

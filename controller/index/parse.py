@@ -48,22 +48,23 @@ _CRON_JOB_RUN = re.compile(r"(.+)-\d{8,10}")
 
 
 def kind_of(document: Any) -> Kind | None:
-    """The kind of a document, None if the index has no place for it; raises ObjectFault if it has none at all.
-
-    A policy of a version that nobody has defined is a fault, as it is to an API server.
-    """
+    """The kind of a document, None if the index has no place for it; raises ObjectFault if it has none at all."""
     field = Field(document)
     name = field["kind"].required_text()
-    group, slash, version = field["apiVersion"].required_text().partition("/")
+    group, slash, _ = field["apiVersion"].required_text().partition("/")
     try:
         kind = Kind(name)
     except ValueError:
         return None
-    if _GROUPS.get(kind, "") != (group if slash else ""):
-        return None
-    if group == _POLICIES and version not in _POLICY_VERSIONS:
-        raise field["apiVersion"].fault(f"{version!r} is no version of {group}: {' or '.join(_POLICY_VERSIONS)}")
-    return kind
+    return kind if _GROUPS.get(kind, "") == (group if slash else "") else None
+
+
+def check_version(document: Any, kind: Kind) -> None:
+    """Raise ObjectFault for a policy of a version that nobody has defined: no API server would take it."""
+    field = Field(document)["apiVersion"]
+    group, _, version = field.required_text().partition("/")
+    if _GROUPS.get(kind) == _POLICIES and version not in _POLICY_VERSIONS:
+        raise field.fault(f"{version!r} is no version of {group}: {' or '.join(_POLICY_VERSIONS)}")
 
 
 def key_of(document: Any, kind: Kind) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from controller.index.fields import ObjectFault
 from controller.index.objects import Object
-from controller.index.parse import key_of, kind_of, parse
+from controller.index.parse import check_version, key_of, kind_of, parse
 from controller.sources.base import Fault, ObjectKey
 
 # At column 0 these end a YAML document wherever they stand (YAML 1.2, 9.1.2).
@@ -94,6 +94,7 @@ def _take(document: Any, place: str, manifest: Manifest) -> None:
         return
     name = f"{kind.value} {key[1]}"
     try:
+        check_version(document, kind)
         parsed = parse(document, kind)
     except ObjectFault as error:
         manifest.broken.add(key)

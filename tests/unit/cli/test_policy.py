@@ -56,7 +56,7 @@ def test_a_file_that_is_malformed_is_wrong_usage_whether_or_not_a_node_answers(r
 def test_a_policy_of_an_unknown_version_is_wrong_usage(reach, tmp_path):
     done = run(tmp_path, DENY_ALL.replace("istio.io/v1", "istio.io/v99"))
     assert done.exit_code == 2
-    assert f"{tmp_path}/p.yaml: apiVersion: 'v99' is no version" in done.stderr
+    assert f"{tmp_path}/p.yaml: AuthorizationPolicy shop/p: apiVersion: 'v99' is no version" in done.stderr
     assert done.stdout == ""
 
 

@@ -58,14 +58,17 @@ def unused_port():
         return server.server_port
 
 
-def test_a_node_of_a_lab_that_does_not_answer_here_is_said_to_be_one(run):
+def test_a_node_of_a_lab_that_does_not_answer_here_is_said_to_be_one(run, monkeypatch):
+    port = unused_port()
+    monkeypatch.setitem(local.PROCESSES, port, "ztunnel")
     agent(run, "demo-node-1")
     with pytest.raises(Unreachable) as raised:
-        NodeReach("demo-node-1").get("demo-node-1", unused_port(), "/")
-    assert "does not answer" in str(raised.value) and "--lab" not in str(raised.value)
+        NodeReach("demo-node-1").get("demo-node-1", port, "/")
+    assert str(raised.value).startswith("node demo-node-1: its ztunnel does not answer on port")
+    assert "--lab" not in str(raised.value)
     (run / "labs" / "demo").mkdir(parents=True)
     with pytest.raises(Unreachable, match="demo-node-1 is a node of lab demo: say --lab demo"):
-        NodeReach("demo-node-1").get("demo-node-1", unused_port(), "/")
+        NodeReach("demo-node-1").get("demo-node-1", port, "/")
 
 
 def test_a_controller_is_here_when_one_listens_here(run, monkeypatch):
@@ -76,7 +79,7 @@ def test_a_controller_is_here_when_one_listens_here(run, monkeypatch):
     assert NodeReach("a").controllers() == []
 
 
-def test_what_a_process_refuses_is_told_in_its_words(run):
+def test_what_a_process_refuses_is_told_in_its_words(run, monkeypatch):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(400)
@@ -89,6 +92,7 @@ def test_what_a_process_refuses_is_told_in_its_words(run):
     agent(run, "demo-node-1")
     (run / "labs" / "demo").mkdir(parents=True)
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setitem(local.PROCESSES, server.server_port, "ztunnel")
         answers = threading.Thread(target=server.handle_request, name="answers once")
         answers.start()
         with pytest.raises(Unreachable) as raised:

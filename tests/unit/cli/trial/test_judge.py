@@ -78,7 +78,7 @@ def test_a_policy_of_another_namespace_is_for_others_unless_it_is_the_root():
         (HEAD.replace("security", "policy"), "f.yaml: kind: 'policy.istio.io/v1 AuthorizationPolicy' cannot be tried"),
         (
             HEAD.replace("io/v1", "io/v99"),
-            "f.yaml: apiVersion: 'v99' is no version of security.istio.io",
+            "f.yaml: AuthorizationPolicy shop/p: apiVersion: 'v99' is no version of security.istio.io",
         ),
         (HEAD.replace("apiVersion", "apiversion"), "f.yaml: apiVersion: is missing"),
         ("apiVersion: v1\nkind: List\nitems: [3]\n", "f.yaml items[0]: must be a mapping"),

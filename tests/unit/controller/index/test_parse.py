@@ -6,7 +6,7 @@ import pytest
 
 from controller.index.fields import ObjectFault
 from controller.index.objects import Distribution, EndpointSlice, Kind, Pod, Service
-from controller.index.parse import key_of, kind_of, parse
+from controller.index.parse import check_version, key_of, kind_of, parse
 from tests.unit.controller.nodes import pod
 
 from mesh.wire.workload_pb2 import AppProtocol  # isort: skip
@@ -35,9 +35,11 @@ def test_a_kind_of_another_group_is_another_kind() -> None:
 
 
 def test_a_policy_of_a_version_that_nobody_has_defined_is_a_fault() -> None:
-    for name in ("AuthorizationPolicy", "PeerAuthentication"):
+    check_version({"apiVersion": "security.istio.io/v1beta1"}, Kind.AUTHORIZATION_POLICY)
+    check_version({"apiVersion": "gateway.networking.k8s.io/v1alpha2"}, Kind.GATEWAY)
+    for kind in (Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION):
         with pytest.raises(ObjectFault, match="apiVersion: 'v2' is no version of"):
-            kind_of({"apiVersion": "security.istio.io/v2", "kind": name})
+            check_version({"apiVersion": "security.istio.io/v2"}, kind)
 
 
 def test_an_object_without_a_namespace_is_in_default() -> None:

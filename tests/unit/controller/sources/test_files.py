@@ -79,6 +79,19 @@ def test_last_good_version_of_a_broken_object_stays_in_force(tmp_path: Path, dir
     assert directory.faults == []
 
 
+def test_a_policy_of_an_unknown_version_is_named_and_its_last_good_one_stays(
+    tmp_path: Path, directory: ManifestDirectory
+) -> None:
+    path = tmp_path / "p.yaml"
+    good = yaml.safe_dump(policy("p", {"action": "DENY", "rules": [{}]}))
+    path.write_text(good)
+    directory.look()
+    path.write_text(good.replace("security.istio.io/v1", "security.istio.io/v7"))
+    assert directory.look() == []
+    (fault,) = directory.faults
+    assert (fault.object, fault.field) == ("AuthorizationPolicy shop/p", "apiVersion")
+
+
 def test_a_file_that_becomes_unreadable_loses_nothing(tmp_path: Path, directory: ManifestDirectory) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(GOOD)
