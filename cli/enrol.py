@@ -10,6 +10,7 @@ from cli import cluster
 from cli.install.waiting import TimedOut, until
 from cli.lab.options import complain, fail, json_option, lab_option, print_json
 from cli.presence import honours_istio_labels
+from cli.reach.options import lab_meant, named
 from lab import client, paths
 from lab.capture import REFUSED
 from lab.choice import LabError, choose
@@ -62,6 +63,7 @@ def unenrol(name: str, timeout: float, lab_name: str | None, way: cluster.Way, a
 def _change(
     name: str, value: str | None, timeout: float, lab_name: str | None, way: cluster.Way, as_json: bool
 ) -> None:
+    lab_name = lab_meant(lab_name, named(way))
     if lab_name is not None or (not way.is_there and any(paths.labs())):
         missing = _in_lab(lab_name, name, value, timeout)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from controller.sources.documents import Loader
 from lab.names import is_subdomain
 
 Manifest = dict[str, Any]
@@ -27,7 +28,6 @@ NOT_RUN = frozenset({"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Jo
 ACTED_ON = frozenset({"Namespace", "Node", "ServiceAccount", "ConfigMap", "Service", "EndpointSlice", "Pod",
                       "AuthorizationPolicy", "PeerAuthentication"})  # fmt: skip
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DOCUMENT = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 
@@ -84,7 +84,7 @@ def parse(text: str, source: str, places: dict[Ref, str] | None = None) -> tuple
     for line, document in _documents(text):
         where = f"{source}:{line}"
         try:
-            value = yaml.load(document, Loader=_Loader)
+            value = yaml.load(document, Loader=Loader)
         except yaml.YAMLError as error:
             faults.append(Fault(where, f"not YAML: {_one_line(error)}"))
             continue

@@ -1,10 +1,11 @@
 """Which mesh a command means: --lab, --local, or a cluster."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from cli.cluster import Way, cluster_options, namespace_option
 from cli.lab.options import fail, lab_option
@@ -19,10 +20,26 @@ def reach_options(command: F) -> F:
 
     @functools.wraps(command)
     def run(*args: Any, lab_name: str | None, local: str | None, way: Way, namespace: str, **options: Any) -> Any:
+        lab_name = lab_meant(lab_name, {"--local": local is not None, **named(way)})
         return command(*args, where=reach(lab_name, local, way, namespace), **options)
 
     option = click.option("--local", metavar="KEY", help="The node that runs on this machine without a cluster.")
     return cast(F, option(lab_option(namespace_option(cluster_options(run)))))
+
+
+def named(way: Way) -> dict[str, bool]:
+    """The options that name a cluster, and whether they are given."""
+    return {"--kubeconfig": way.file is not None, "--context": bool(way.context)}
+
+
+def lab_meant(lab_name: str | None, others: Mapping[str, bool]) -> str | None:
+    """The lab, unless it is only CULVERT_LAB's and another mesh is named. Ends with 2 when two meshes are named."""
+    source = click.get_current_context().get_parameter_source("lab_name")
+    is_named = lab_name is not None and source is not ParameterSource.ENVIRONMENT
+    given = [option for option, is_given in {"--lab": is_named, **others}.items() if is_given]
+    if len(given) > 1 and set(given) != {"--kubeconfig", "--context"}:
+        raise click.UsageError(f"these name different meshes, say one of them: {', '.join(given)}")
+    return lab_name if is_named or not given else None
 
 
 def reach(lab_name: str | None, local: str | None, way: Way, namespace: str) -> Reach:

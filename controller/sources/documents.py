@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +15,45 @@ from controller.sources.base import Fault, ObjectKey
 
 # At column 0 these end a YAML document wherever they stand (YAML 1.2, 9.1.2).
 _BOUNDARY = re.compile(r"^(?:---(?=\s|$)|\.\.\.\s*$)", re.MULTILINE)
+_MERGE = "tag:yaml.org,2002:merge"
 _BLANK = re.compile(r"(?:\s*(?:#.*|%.*)?\n)*\s*(?:#.*|%.*)?")
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as Kubernetes reads it: times stay text."""
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as Kubernetes reads it: times stay text, and of a key that stands twice nobody knows which one is meant."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._looked_at: set[int] = set()  # what merges bring into a mapping later overrides nothing
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Resolve a mapping's merges; raises ConstructorError for a key that stands twice in it."""
+        if id(node) not in self._looked_at:
+            self._looked_at.add(id(node))
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := _first_twice([key.value for key in keys if key.tag != _MERGE]):
+                mark = next(key.start_mark for key in reversed(keys) if key.value == twice)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", mark)
+        super().flatten_mapping(node)
 
 
-_Loader.yaml_implicit_resolvers = {
+Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    for first, resolvers in Loader.yaml_implicit_resolvers.items()
 }
+
+
+def _first_twice(keys: Sequence[str]) -> str:
+    if len(set(keys)) == len(keys):
+        return ""
+    return next(key for at, key in enumerate(keys) if key in keys[:at])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, to the same rule."""
+    if twice := _first_twice([key for key, _ in pairs]):
+        raise ValueError(f"the key {twice!r} stands twice")
+    return dict(pairs)
 
 
 @dataclass(slots=True)
@@ -68,7 +96,10 @@ def _documents(text: str, name: str, manifest: Manifest) -> Iterator[tuple[str, 
         if _BLANK.fullmatch(piece):
             continue
         try:
-            yield place, json.loads(piece) if name.endswith(".json") else yaml.load(piece, Loader=_Loader)
+            if name.endswith(".json"):
+                yield place, json.loads(piece, object_pairs_hook=_unique)
+            else:
+                yield place, yaml.load(piece, Loader=Loader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             _report_unnamed(manifest, place, " ".join(str(error).split()))
 

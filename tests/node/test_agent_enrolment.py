@@ -1,5 +1,6 @@
 """The agent as a process, with real programs, namespaces and sockets (topology: agent_stage.py)."""
 
+import contextlib
 import json
 import re
 import signal
@@ -179,6 +180,22 @@ def test_a_pod_that_listens_on_a_mesh_port_is_refused_with_its_reason(stage: Age
             assert "port of the mesh" in row["reason"]
             assert stage.plane.pods() == {}
             assert stage.controller.captured() == set()
+
+
+def test_a_process_that_wants_a_mesh_port_of_a_captured_pod_is_told_of(stage: AgentStage) -> None:
+    enrol_a(stage)
+    stage.start("--watch-pins-s", "0.2")
+    with ZtunnelStub(stage.runtime, stage.plane):
+        assert stage.reaches("a", "captured")["conflict"] == ""
+        for port in (15006, 8080):
+            with stage.net.a.socket() as wanted, contextlib.suppress(OSError):
+                wanted.bind(("0.0.0.0", port))
+        until(lambda: stage.pod("a")["conflict"], "the conflict is told")
+        assert "TCP port 15006 (bind" in stage.pod("a")["conflict"]
+        assert stage.pod("a")["state"] == "captured"
+        assert "pod shop/a: a process of the pod was refused TCP port 15006" in stage.log
+        until(lambda: stage.controller.refused() == {("a", "port_reserved")}, "the controller is told")
+        assert stage.controller.captured() == {"a"}
 
 
 def test_pods_of_the_nodes_network_and_of_another_nodes_set_are_refused(stage: AgentStage) -> None:

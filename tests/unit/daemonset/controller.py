@@ -85,6 +85,10 @@ class ControllerStub(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gener
         """Names of the last report."""
         return {pod.name for pod in self.reports[-1].pods} if self.reports else set()
 
+    def refused(self) -> set[tuple[str, str]]:
+        """Names and reasons of the last report."""
+        return {(pod.name, pod.reason) for pod in self.reports[-1].refused} if self.reports else set()
+
     def _report(self, requests: Iterator[wire.CaptureReport], context: Any) -> Iterator[wire.CaptureAck]:
         self.streams += 1
         self.callers += [name.decode() for name in context.auth_context().get("x509_subject_alternative_name", [])]

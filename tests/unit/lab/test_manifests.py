@@ -40,6 +40,15 @@ def test_what_is_no_object_is_named(text, what):
     assert what in faults[0].what
 
 
+def test_a_key_that_stands_twice_costs_its_document_and_times_stay_text():
+    found, faults = manifests.parse("{apiVersion: v1, kind: Pod, kind: Node, metadata: {name: a}}", "x")
+    assert not found
+    assert "'kind' stands twice" in faults[0].what
+    text = "{apiVersion: v1, kind: Namespace, metadata: {name: a, creationTimestamp: 2026-01-01T00:00:00Z}}"
+    ((one,), _) = manifests.parse(text, "x")
+    assert one["metadata"]["creationTimestamp"] == "2026-01-01T00:00:00Z"
+
+
 def test_list_is_taken_apart():
     item = "{apiVersion: v1, kind: Namespace, metadata: {name: %s}}"
     text = f"{{apiVersion: v1, kind: List, items: [{item % 'a'}, {item % 'b'}]}}"

@@ -54,6 +54,8 @@ def test_looking_again_finds_only_what_differs(tmp_path: Path, directory: Manife
         ("kind: Pod\nmetadata: {name: x}", "is missing"),
         ("- a\n- b", "must be a mapping"),
         ("a: &x [*x]", "kind"),
+        ("kind: Pod\nspec: {action: DENY, action: ALLOW}", "'action' stands twice"),
+        ("kind: Pod\nspec: {? [a, b] : 1}", "unhashable"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
     ],
 )
