@@ -51,9 +51,9 @@ def test_helm_alone_takes_out_what_helm_has_put_in(whole: Whole, links_before: s
     with steady(whole, url, "client", NAMESPACE) as traffic:
         traffic.go_on()
         done = helm(whole, tmp_path, "uninstall", "culvert")
+        assert not done.returncode, done.stdout + done.stderr
         traffic.go_on()
         traffic.stop()
-    assert not done.returncode, done.stdout + done.stderr
     assert traffic.bad == []
 
     for node in whole.place.nodes:
