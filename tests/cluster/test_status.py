@@ -112,17 +112,24 @@ def test_a_pod_that_cannot_be_enrolled_has_an_event_that_says_why(api_server: Ap
                 report.refused.add(
                     namespace=ns, name=name, uid=uid, reason="port-in-use", message="it listens on 15008"
                 )
+            uid = made[0]["metadata"]["uid"]
+            report.refused.add(namespace=ns, name="web", uid=uid, reason="port_reserved", message="it wants 15006")
             await agent.write(report)
             await agent.read()
 
-            async def events() -> list[dict[str, Any]]:
-                return (await api.page(Selection(EVENTS, ns))).items
+            async def events() -> dict[str, tuple[str, str]]:
+                items = (await api.page(Selection(EVENTS, ns))).items
+                return {one["reason"]: (one["regarding"]["name"], one["note"]) for one in items}
 
-            await until(events, "the event")
-            (event,) = await events()  # nothing about pods of other nodes, nor about earlier ones of the name
-            assert event["regarding"]["name"] == "web"
-            assert event["reason"] == "NotEnrolled"
-            assert event["note"] == "port-in-use: it listens on 15008"
+            async def both() -> bool:
+                return len(await events()) == 2
+
+            await until(both, "the events")
+            # Nothing about pods of other nodes, nor about earlier ones of the name.
+            assert await events() == {
+                "NotEnrolled": ("web", "port-in-use: it listens on 15008"),
+                "PortReserved": ("web", "port_reserved: it wants 15006"),
+            }
             agent.cancel()
 
     asyncio.run(test())

@@ -61,6 +61,15 @@ def test_pods_do_not_start_without_an_agent_and_start_once_it_is_back(mesh: Whol
     mesh.until("everything as before", lambda: mesh.status_of(WEB) == mesh.status_of(WEB, "late") == "200")
 
 
+def test_a_process_that_wants_a_port_of_the_mesh_has_an_event_that_says_so(mesh: Whole) -> None:
+    wants = "import socket, time\ntry: socket.create_server(('', 15006))\nfinally: time.sleep(1e6)"
+    taker = pod("taker", mesh.place.nodes[0].name, container("python", ["python3", "-c", wants]))
+    with mesh.applied(taker):
+        mesh.until("the event", lambda: "was refused TCP port 15006" in mesh.warnings("taker"))
+        assert mesh.capture("taker") == "enabled"
+        assert "15006" in mesh.culvert("status").stdout
+
+
 def job(node: str) -> dict[str, object]:
     fetch = ["python3", "-c", ASK.replace("print(type", "sys.exit(type"), WEB]
     containers = [container("app", fetch, OURS)]
