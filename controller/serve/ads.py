@@ -66,6 +66,10 @@ class Stream:
             type_url: Feed(resources, self._publisher.subscription(type_url))
             for type_url, resources in hub.sets.items()
         }
+        self._counters = {
+            type_url: (metrics.pushes.labels(_WORDS[type_url]), metrics.pushed_resources.labels(_WORDS[type_url]))
+            for type_url in hub.sets
+        }
         self._greeted: set[str] = set()
         self._sent: dict[str, dict[str, _Sent]] = {type_url: {} for type_url in hub.sets}
         self._settled: dict[str, int] = dict.fromkeys(hub.sets, 0)
@@ -175,8 +179,9 @@ class Stream:
         return encode_response(type_url, nonce, (batch.encoded,), batch.removed)
 
     def _count(self, type_url: str, batch: Batch) -> None:
-        self._metrics.pushes.labels(_WORDS[type_url]).inc()
-        self._metrics.pushed_resources.labels(_WORDS[type_url]).inc(len(batch.sent) + len(batch.removed))
+        pushes, resources = self._counters[type_url]
+        pushes.inc()
+        resources.inc(len(batch.sent) + len(batch.removed))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Unserved):

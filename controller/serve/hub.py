@@ -45,7 +45,7 @@ class Hub:
         self._streams: set[Listener] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next_s = 0.0  # no waking before this time of the loop
-        self._progress = asyncio.Event()
+        self._awaiting_progress: set[asyncio.Future[None]] = set()
         self.on_count: Callable[[int], None] = lambda count: None
 
     @property
@@ -72,12 +72,18 @@ class Hub:
 
     def note_progress(self) -> None:
         """A stream answered or closed."""
-        self._progress.set()
-        self._progress = asyncio.Event()
+        for one in self._awaiting_progress:
+            if not one.done():
+                one.set_result(None)
 
     async def progress(self) -> None:
         """Wait until a stream has answered or closed."""
-        await self._progress.wait()
+        one = asyncio.get_running_loop().create_future()
+        self._awaiting_progress.add(one)
+        try:
+            await one
+        finally:
+            self._awaiting_progress.discard(one)
 
     async def wait_settled(self, type_url: str, revision: int, timeout_s: float) -> bool:
         """Wait until every stream that is open now has answered up to a revision; False if some did not in time."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from controller.files import write_atomically
 from controller.index.index import Index
-from controller.index.objects import AuthorizationPolicy, Kind, Mode, PeerAuthentication
+from controller.index.objects import AuthorizationPolicy, Kind, Mode, Object, PeerAuthentication
 from controller.sources.base import Fault
 from controller.translate.authorizations import Verdict, judge
 
@@ -25,6 +25,7 @@ class StatusReport:
         self._path = path
         self._faults: Sequence[Fault] = ()
         self._last = b""
+        self._entries: dict[tuple[Kind, str], tuple[Object, dict[str, Any]]] = {}  # judged once per version
         self.view: dict[str, Any] = {"policies": [], "faults": []}
 
     def set_faults(self, faults: Sequence[Fault]) -> None:
@@ -33,9 +34,13 @@ class StatusReport:
 
     def write(self, index: Index) -> None:
         """Bring the file up to date with the index."""
-        self.view = {"policies": list(map(_entry, _policies(index))), "faults": [_fault(one) for one in self._faults]}
+        self._judge_all(index)
+        policies = [entry for _, entry in self._entries.values()]
+        self.view = {"policies": policies, "faults": [_fault(one) for one in self._faults]}
+        if self._path is None:
+            return
         data = json.dumps(self.view, indent=2).encode() + b"\n"
-        if self._path is not None and data != self._last:
+        if data != self._last:
             write_atomically(self._path, data, 0o644)
         self._last = data
 
@@ -50,6 +55,17 @@ class StatusReport:
                 name = f"{policy['kind']} {policy['namespace']}/{policy['name']}"
                 found.append({"object": name, "why": policy["message"] or policy["reason"]})
         return found
+
+    def _judge_all(self, index: Index) -> None:
+        before, self._entries = self._entries, {}
+        for kind in (Kind.AUTHORIZATION_POLICY, Kind.PEER_AUTHENTICATION):
+            for item in index.all(kind):
+                if not isinstance(item, AuthorizationPolicy | PeerAuthentication):
+                    continue
+                known = before.get((kind, item.key))
+                if known is None or known[0] is not item:
+                    known = item, _entry(kind, item, _verdict(item, index.root_namespace))
+                self._entries[kind, item.key] = known
 
     @property
     def not_accepted(self) -> int:
@@ -71,23 +87,15 @@ def judge_peer(peer: PeerAuthentication, root_namespace: str) -> Verdict:
     return Verdict(True)
 
 
-def _policies(index: Index) -> list[tuple[Kind, str, str, Verdict]]:
-    found = []
-    for item in (*index.all(Kind.AUTHORIZATION_POLICY), *index.all(Kind.PEER_AUTHENTICATION)):
-        if isinstance(item, AuthorizationPolicy):
-            found.append((Kind.AUTHORIZATION_POLICY, item.namespace, item.name, judge(item)))
-        elif isinstance(item, PeerAuthentication):
-            verdict = judge_peer(item, index.root_namespace)
-            found.append((Kind.PEER_AUTHENTICATION, item.namespace, item.name, verdict))
-    return found
+def _verdict(item: AuthorizationPolicy | PeerAuthentication, root_namespace: str) -> Verdict:
+    return judge_peer(item, root_namespace) if isinstance(item, PeerAuthentication) else judge(item)
 
 
-def _entry(policy: tuple[Kind, str, str, Verdict]) -> dict[str, Any]:
-    kind, namespace, name, verdict = policy
+def _entry(kind: Kind, item: AuthorizationPolicy | PeerAuthentication, verdict: Verdict) -> dict[str, Any]:
     return {
         "kind": kind.value,
-        "namespace": namespace,
-        "name": name,
+        "namespace": item.namespace,
+        "name": item.name,
         "accepted": verdict.accepted,
         "reason": verdict.reason,
         "message": verdict.message,

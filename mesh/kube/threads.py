@@ -1,11 +1,14 @@
 """Blocking work beside the event loop.
 
-Every piece of work gets a thread of its own that nobody waits for at exit: an answer that never comes must not keep a
-process from ending, as a pool's threads would. How many run at once is the caller's bound.
+Every piece of work has a thread for itself while it lasts, and nobody waits for that at exit: an answer that never
+comes must not keep a process from ending, as a pool's threads would. A few threads that are done wait for the next
+work, because to start one holds the loop up until it runs. How many run at once is the caller's bound.
 """
 
 import asyncio
 import contextlib
+import os
+import queue
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -15,6 +18,33 @@ T = TypeVar("T")
 
 class Closed(Exception):
     """Nobody takes any more."""
+
+
+MAX_IDLE = 8
+
+
+class _Worker(threading.Thread):
+    """Does what it is handed, one piece after the other, and ends when enough others are idle."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._handed: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def hand(self, body: Callable[[], None], name: str) -> None:
+        self.name = name
+        self._handed.put(body)
+
+    def run(self) -> None:
+        while True:
+            self._handed.get()()
+            self.name = "kube-idle"
+            if len(_idle) >= MAX_IDLE:
+                return
+            _idle.append(self)
+
+
+_idle: list[_Worker] = []
+os.register_at_fork(after_in_child=_idle.clear)
 
 
 async def run(work: Callable[[], T], name: str) -> T:
@@ -39,7 +69,12 @@ async def run(work: Callable[[], T], name: str) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to hear it
             loop.call_soon_threadsafe(finish, result, error)
 
-    threading.Thread(target=body, name=name, daemon=True).start()
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = _Worker()
+        worker.start()
+    worker.hand(body, name)
     return await done
 
 

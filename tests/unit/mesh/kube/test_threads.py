@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mesh.kube.threads import Channel, Closed, run
+from mesh.kube.threads import MAX_IDLE, Channel, Closed, run
 
 
 def test_results_and_faults_come_back() -> None:
@@ -27,6 +27,27 @@ def test_work_that_hangs_keeps_nobody_from_ending() -> None:
 
     asyncio.run(test())  # a pool's thread would be waited for here
     release.set()
+
+
+def test_threads_are_used_again_and_few_of_them_are_kept() -> None:
+    async def test() -> None:
+        first = await run(threading.get_ident, "first")
+        await eventually_idle()
+        assert await run(threading.get_ident, "second") == first
+        release = threading.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3 * MAX_IDLE):
+                group.create_task(run(release.wait, "held"))
+            await asyncio.sleep(0.01)
+            release.set()
+        await eventually_idle()
+        assert sum(thread.name == "kube-idle" for thread in threading.enumerate()) <= MAX_IDLE
+
+    async def eventually_idle() -> None:
+        while any(thread.name in ("first", "second", "held") for thread in threading.enumerate()):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(test())
 
 
 def test_a_channel_keeps_order_and_makes_its_writer_wait() -> None:
