@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from controller.config import Config, CredentialConfig
-from mesh import logs
+from mesh import grpc_engine, logs
 from mesh.settings import HelpAsked, SettingsFault
 
 _USAGE = """usage: controller COMMAND [--help] [--SETTING VALUE ...]
@@ -36,6 +36,7 @@ def _serve(argv: Sequence[str]) -> int:
     config = Config.load(argv, os.environ)
     logs.start(config.logs.log_level, as_json=config.logs.log_format == "json")
     logs.set_level("warning", "watchfiles")  # it would tell of every look at the directory
+    grpc_engine.choose()
     from controller.app import serve  # noqa: PLC0415 - wrong settings are told without loading gRPC
     from controller.ca.issuer import IssuerUnavailable  # noqa: PLC0415
     from mesh.kube.errors import Misconfigured  # noqa: PLC0415

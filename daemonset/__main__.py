@@ -22,7 +22,7 @@ from daemonset.enrolment import KernelFault
 from daemonset.lock import AnotherAgent
 from daemonset.pods import SourceUnavailable
 from daemonset.programs import LoadFailed
-from mesh import logs, settings
+from mesh import grpc_engine, logs, settings
 from mesh.settings import setting
 
 FAULTS = (SourceUnavailable, LoadFailed, KernelFault, AnotherAgent, app.SetReplaced, commands.CommandRefused, OSError)
@@ -49,6 +49,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         if config.place.pod_source == "kubernetes" and sys.modules.get("ssl") is None:
             sys.modules.pop("ssl", None)  # an API server is asked over TLS
         logs.start(config.logs.log_level, as_json=config.logs.log_format == "json")
+        grpc_engine.choose()
         asyncio.run(app.run(config))
     except settings.HelpAsked as text:
         print(text)

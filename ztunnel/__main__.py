@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 
-from mesh import logs
+from mesh import grpc_engine, logs
 from mesh.channel import CredentialFault
 from mesh.settings import HelpAsked, SettingsFault
 from ztunnel.config import Config
@@ -21,6 +21,7 @@ def main() -> int:
         print(fault, file=sys.stderr)
         return 2
     logs.start(config.logs.log_level, as_json=config.logs.log_format == "json")
+    grpc_engine.choose()
     from ztunnel.app import NotReadyInTime, run  # noqa: PLC0415 - bad settings are told before the heavy imports
     from ztunnel.data_path import EngineFault  # noqa: PLC0415
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from mesh import grpc_engine
 from mesh.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from mesh.xds import ADDRESS_TYPE, AUTHORIZATION_TYPE, DELTA_METHOD
 
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--credential", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100)
     gc.disable()  # a pause for what a hundred hold is one that no node has
+    grpc_engine.choose()  # as a ztunnel does
     asyncio.run(_serve(parser.parse_args()))
 
 
