@@ -1,4 +1,4 @@
-"""Tables for people: a header and rows, columns as wide as their widest cell."""
+"""Tables and lists for people: a header and rows, columns as wide as their widest cell."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,3 +18,9 @@ def merged(by_node: Mapping[str, Iterable[Sequence[Any]]]) -> list[tuple[Any, ..
         for row in rows:
             nodes.setdefault(tuple(row), []).append(node)
     return [(*row, "all" if len(have) == len(by_node) > 1 else ",".join(have)) for row, have in sorted(nodes.items())]
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """A list that stays readable."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

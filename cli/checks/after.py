@@ -5,12 +5,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bpf.features import Check
-from cli.checks.before import some
 from cli.install import record, waiting
 from cli.install.chart import Chart
 from cli.presence import honours_istio_labels
 from cli.reach.base import AGENT, Unreachable, ask, ask_all, first_line
 from cli.reach.cluster import ClusterReach
+from cli.table import some
 from mesh.enrolment import CAPTURE_ANNOTATION, CAPTURED, asked_by
 from mesh.kube.api import Api, Selection
 from mesh.kube.documents import annotations_of, labels_of

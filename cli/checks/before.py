@@ -8,6 +8,7 @@ from bpf.features import Check
 from cli.install.chart import Chart, Release
 from cli.install.kinds import ACCESS_REVIEWS, DAEMON_SETS, Document, resource_of
 from cli.install.record import is_ours, manager
+from cli.table import some
 from mesh.kube.api import Api, Selection
 from mesh.kube.documents import labels_of
 from mesh.kube.errors import ApiFault, Forbidden, NotFound
@@ -191,12 +192,6 @@ def numbers(text: str) -> tuple[int, ...]:
     """The first two numbers of a version; what is none counts as older than everything."""
     match = re.match(r"(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else ()
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """A list that stays readable."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _beside(count: int, word: str) -> str:

@@ -1,5 +1,6 @@
 """A mesh on this machine: the nodes of a lab, or the one node that this machine is."""
 
+import difflib
 import http.client
 import socket
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.reach.base import CONTROLLER, PROCESSES, Unreachable
+from cli.table import some
 from daemonset.runtime import InvalidDocument, parse_pod
 from lab import client, namespaces, paths
 from lab.choice import LabError, choose
@@ -16,6 +18,7 @@ from mesh.netns import inside
 
 TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 256 << 20
+NEAR = 5  # names to choose from, when one is wrong
 HERE = Path("/proc/self/ns/net")
 
 
@@ -84,11 +87,12 @@ class LabReach:
     def place_of(self, source: str) -> tuple[str, str]:
         """By the lab's list of pods."""
         name = source if "/" in source else f"default/{source}"
-        for pod in self.status["pods"]:
-            if f"{pod['namespace']}/{pod['name']}" == name:
-                return str(pod["node"]), name
-        known = ", ".join(f"{pod['namespace']}/{pod['name']}" for pod in self.status["pods"])
-        raise Unreachable(f"lab {self.lab} has no pod {name!r}; it has {known or 'none'}")
+        nodes = {f"{pod['namespace']}/{pod['name']}": str(pod["node"]) for pod in self.status["pods"]}
+        if name in nodes:
+            return nodes[name], name
+        if near := difflib.get_close_matches(name, nodes, NEAR):
+            raise Unreachable(f"lab {self.lab} has no pod {name!r}; near are {', '.join(near)}")
+        raise Unreachable(f"lab {self.lab} has no pod {name!r}; it has {some(list(nodes), NEAR) or 'none'}")
 
     def pod_labels(self) -> dict[str, dict[str, str]]:
         """By the objects of the lab."""

@@ -1,6 +1,6 @@
 import pytest
 
-from cli.checks.before import OLDEST_KERNEL, numbers, platform_of, some
+from cli.checks.before import OLDEST_KERNEL, numbers, platform_of
 
 
 @pytest.mark.parametrize(
@@ -13,11 +13,6 @@ def test_a_version_is_its_first_two_numbers(text, found):
 
 def test_what_is_no_version_counts_as_too_old():
     assert numbers("unknown") < OLDEST_KERNEL < numbers("6.10.3")
-
-
-def test_a_long_list_stays_readable():
-    assert some([str(number) for number in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
-    assert some(["a", "b"]) == "a, b"
 
 
 def node(provider="", **labels):

@@ -99,3 +99,18 @@ def test_what_a_process_refuses_is_told_in_its_words(run, monkeypatch):
             NodeReach("demo-node-1").get("demo-node-1", server.server_port, "/explain")
         answers.join()
     assert str(raised.value) == "source 'x' is not a workload"
+
+
+def test_a_pod_of_a_lab_that_is_none_is_answered_with_near_ones_or_with_some(run, monkeypatch):
+    pods = [{"namespace": "shop", "name": f"web-{number}", "node": "node-1"} for number in range(20)]
+    monkeypatch.setattr(local, "choose", lambda lab: "demo")
+    monkeypatch.setattr(local.client, "order", lambda lab, do: {"pods": pods, "nodes": []})
+    reach = local.LabReach(None)
+    assert reach.place_of("shop/web-7") == ("node-1", "shop/web-7")
+    with pytest.raises(Unreachable, match=r"no pod 'shop/wbe-7'; near are .*shop/web-7"):
+        reach.place_of("shop/wbe-7")
+    with pytest.raises(Unreachable, match=r"no pod 'default/x'; it has shop/web-0, .* and 15 more"):
+        reach.place_of("x")
+    pods.clear()
+    with pytest.raises(Unreachable, match="it has none"):
+        reach.place_of("x")
