@@ -15,9 +15,9 @@ from controller.serve.store import ResourceSet
 # A change waits this long for company; far below what a person or a rollout notices.
 GATHER_S = 0.010
 
-# Distance of wakings for each open stream: a waking is two responses of 0.25 ms each with their answers, so that steady
+# Distance of wakings for each open stream: a waking is two responses of 0.12 ms each with their answers, so that steady
 # change leaves the loop half of its time. A bound, because a change must not wait for long in the largest of clusters.
-SPACING_S, LONGEST_SPACING_S = 0.0010, 0.200
+SPACING_S, LONGEST_SPACING_S = 0.0005, 0.200
 
 
 class Listener(Protocol):
