@@ -147,7 +147,7 @@ INSTALL = $(call PIP,--editable '.$(1)')
 .venv/.installed-dev: .venv/.installed
 	@echo "installing what development needs"
 	@$(call INSTALL,[test$(comma)dev])
-	@touch $@
+	@touch $@ .venv/.installed-test
 
 # The virtual environment needs its interpreter and a compiler: packages come first.
 .venv/bin/python: | packages
