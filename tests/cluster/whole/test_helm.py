@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.cluster.whole.traffic import steady
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 NAMESPACE = "crate"
+ACCOUNT = "keeper"
 
 
 def helm(whole: Whole, folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -86,15 +88,24 @@ def space() -> dict[str, object]:
 
 
 def account() -> dict[str, object]:
-    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": NAMESPACE}}
+    """Not `default`: Kubernetes makes that one itself, a moment after the namespace."""
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": NAMESPACE}}
 
 
 def pods(server: str, client: str) -> list[dict[str, object]]:
     serve = container("python", ["python3", "-m", "http.server", "8080"])
     found = [pod("server", server, serve), pod("client", client, container("python", SLEEP))]
-    return [{**one, "metadata": {**one["metadata"], "namespace": NAMESPACE}} for one in found]
+    return [_placed(one) for one in found]
 
 
 def new_pod(node: str) -> dict[str, object]:
-    found = pod("new", node, container("python", SLEEP))
-    return {**found, "metadata": {**found["metadata"], "namespace": NAMESPACE}}
+    return _placed(pod("new", node, container("python", SLEEP)))
+
+
+def _placed(found: dict[str, Any]) -> dict[str, Any]:
+    metadata, spec = found["metadata"], found["spec"]
+    return {
+        **found,
+        "metadata": {**metadata, "namespace": NAMESPACE},
+        "spec": {**spec, "serviceAccountName": ACCOUNT},
+    }
