@@ -334,15 +334,16 @@ def socket_of(descriptor: int) -> socket.socket:
 
 def options_of(matches: Callable[[socket.socket], bool]) -> tuple[int, int, int]:
     """TCP_NODELAY, SO_KEEPALIVE and its idle time of the one socket of this process that matches."""
-    found = []
+    found = {}  # by inode: a descriptor may be doubled for a moment, by this loop and by other threads
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError), socket_of(int(entry.name)) as one:
             if one.type == socket.SOCK_STREAM and one.family == socket.AF_INET and matches(one):
                 idle = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
                 no_delay = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-                found.append((no_delay, one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), idle))
-    assert len(found) == 1
-    return found[0]
+                alive = one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                found[os.fstat(one.fileno()).st_ino] = no_delay, alive, idle
+    (options,) = found.values()
+    return options
 
 
 def test_sockets_towards_other_machines_are_kept_alive(make_pair: Callable[..., Pair]) -> None:
